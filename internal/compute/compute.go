@@ -1,0 +1,145 @@
+// Package compute is the seam between models and machines. There are only a few types: a Device runs kernels in order on one
+// thread (or pool) that it owns, an Arena is memory on that device, a Tensor is a view into an Arena, a Weight is a matrix
+// packed once for the device, a Matrix is host memory, and Ops are the kernels, handed out only inside Device.Run.
+//
+// Everything is row-major. A row is one token; x·Wᵀ is the only matrix product, with W [out, in] as checkpoints store it.
+package compute
+
+import "context"
+
+// Matrix is row-major host memory: Data[r*Cols+c]. Values are treated as immutable once shared.
+type Matrix struct {
+	Rows, Cols int
+	Data       []float32
+}
+
+// NewMatrix returns a zeroed matrix.
+func NewMatrix(rows, cols int) Matrix {
+	return Matrix{Rows: rows, Cols: cols, Data: make([]float32, rows*cols)}
+}
+
+// Row returns row r, sharing memory with m.
+func (m Matrix) Row(r int) []float32 { return m.Data[r*m.Cols : (r+1)*m.Cols : (r+1)*m.Cols] }
+
+// DType is how a Weight's elements are held on the device. Activations are always float32 at this seam;
+// a device may round them inside a product to the precision the weight asks for.
+type DType uint8
+
+const (
+	F32  DType = iota // products in float32: the reference precision
+	BF16              // weights and activations rounded to bfloat16 inside products, float32 accumulation
+	I8                // weights int8 with one scale a row; activations as the device does best
+)
+
+func (d DType) String() string { return [...]string{"f32", "bf16", "i8"}[d] }
+
+// Device is one in-order queue of kernels. Run calls fn with the device's Ops and waits until every kernel issued by fn is
+// done; the first error of any of them is returned (ops after it are skipped). Runs from several goroutines are serialised;
+// ctx cancels only while waiting for a turn. Close waits for the current Run; using a closed Device is an error from Run.
+type Device interface {
+	Name() string // for example "cpu/avx512 x2"
+	NewArena(bytes int64) (Arena, error)
+	// NewWeight copies w [out, in] to the device, packed as its kernels like it. It belongs to the Device and is freed with it.
+	NewWeight(w Matrix, as DType) (Weight, error)
+	Run(ctx context.Context, fn func(Ops)) error
+	Close() error
+}
+
+// Arena is a fixed block of device memory, carved front to back, freed as one by Close. Not safe for concurrent use.
+type Arena interface {
+	// Alloc returns a zeroed tensor [rows, cols] or an error that says how much was asked and how much was left.
+	Alloc(rows, cols int) (Tensor, error)
+	Close() error
+}
+
+// Tensor is a view of float32 device memory: Rows x Cols, rows Stride elements apart. The zero Tensor is "none".
+// Ptr is owned by the device that made it; nothing outside a device package may look at it.
+type Tensor struct {
+	Rows, Cols, Stride int
+	Ptr                any // *float32 base or device address holder, device-private
+	Off                int // element offset from Ptr's base
+}
+
+// Slice returns rows [from, to) of t.
+func (t Tensor) Slice(from, to int) Tensor {
+	if from < 0 || to < from || to > t.Rows {
+		panic("compute: Tensor.Slice out of range")
+	}
+	t.Off += from * t.Stride
+	t.Rows = to - from
+	return t
+}
+
+// Columns returns columns [from, to) of t, keeping its stride.
+func (t Tensor) Columns(from, to int) Tensor {
+	if from < 0 || to < from || to > t.Cols {
+		panic("compute: Tensor.Columns out of range")
+	}
+	t.Off += from
+	t.Cols = to - from
+	return t
+}
+
+// None reports whether t is the zero Tensor.
+func (t Tensor) None() bool { return t.Ptr == nil }
+
+// Weight is a device-packed [Out, In] matrix.
+type Weight interface {
+	Out() int
+	In() int
+	DType() DType
+}
+
+// Activation is applied to a Linear's result before the residual is added.
+type Activation uint8
+
+const (
+	Identity  Activation = iota
+	GELU                 // exact, x·Φ(x)
+	GELUTanh             // the tanh approximation (SigLIP)
+	QuickGELU            // x·sigmoid(1.702x) (CLIP)
+)
+
+// LinearArgs are the fused parts of a product; zero values mean "none".
+type LinearArgs struct {
+	Bias     Tensor     // [1, out]
+	Act      Activation // applied after the bias
+	Residual Tensor     // [rows, out], added last; may be dst itself
+}
+
+// AttentionArgs describe one fused attention call. Query row i may see key rows 0..Past+i when Causal, else all keys.
+type AttentionArgs struct {
+	Heads, KVHeads, HeadDim int
+	Past                    int // keys before the first query row (causal only)
+	Causal                  bool
+	Scale                   float32 // 0 means 1/sqrt(HeadDim)
+	Segment                 int     // 0, or rows attend only within blocks of Segment rows (batched frames); not with Causal
+}
+
+// Ops are the kernels. dst never aliases an input unless the method says so. Shapes are checked first; a mismatch is an
+// error that names the op and both shapes, reported by Run. Nothing here may be kept after Run returns.
+type Ops interface {
+	Upload(dst Tensor, src Matrix)
+	Download(dst Matrix, src Tensor)
+	Copy(dst, src Tensor)
+	// Embed writes dst[i] = row ids[i] of table, float32.
+	Embed(dst Tensor, table Weight, ids []int32)
+	// Linear writes dst [rows, out] = act(x [rows, in] · wᵀ + bias) + residual. dst may equal args.Residual.
+	Linear(dst, x Tensor, w Weight, args LinearArgs)
+	// RMSNorm writes dst = x / sqrt(mean(x²)+eps) · w, w [1, cols]. dst may equal x.
+	RMSNorm(dst, x, w Tensor, eps float32)
+	// LayerNorm writes dst = (x-mean)/sqrt(var+eps) · w + b. dst may equal x.
+	LayerNorm(dst, x, w, b Tensor, eps float32)
+	// RoPE rotates x [rows, heads*headDim] in place, row i by position pos[i], in the half-split (Hugging Face Llama) layout:
+	// pairs are (j, j+headDim/2) and frequency j is invFreq[j], len headDim/2.
+	RoPE(x Tensor, headDim int, pos []int32, invFreq []float32)
+	// Attention writes dst [n, Heads*HeadDim] from q [n, Heads*HeadDim], k and v [keys, KVHeads*HeadDim]; online softmax in
+	// float32, no n x keys matrix. When Causal, keys beyond Past+n are ignored.
+	Attention(dst, q, k, v Tensor, args AttentionArgs)
+	// SwiGLU writes dst [rows, n] = silu(gateUp[:, :n]) * gateUp[:, n:], gateUp [rows, 2n].
+	SwiGLU(dst, gateUp Tensor)
+	// Add writes dst += x. x may have one row, which is then added to every row, or a divisor of dst's rows, which is repeated.
+	Add(dst, x Tensor)
+	// AvgPool averages a grid: x [n*gridH*gridW, c] -> dst [n*(gridH/kh)*(gridW/kw), c]; kh, kw divide the grid.
+	AvgPool(dst, x Tensor, gridH, gridW, kh, kw int)
+}
