@@ -1,0 +1,175 @@
+// Package weights reads Hugging Face checkpoints. There are only a few types: a Checkpoint is the tensors of one model
+// directory, mapped read-only and fetched by name with the shape the model expects, and a Loader carries them to a device.
+package weights
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+
+	"afterimage/internal/compute"
+)
+
+// Single and Index are the two files a checkpoint can start from, in the order they are looked for.
+const (
+	Single = "model.safetensors"
+	Index  = "model.safetensors.index.json"
+)
+
+// Checkpoint is the tensors of one model directory. Its methods may be called from several goroutines until Close; what they
+// return are copies that outlive it.
+type Checkpoint struct {
+	tensors map[string]tensor
+	unmap   []func() error
+}
+
+// Open reads the checkpoint in fsys: model.safetensors, or the shards that model.safetensors.index.json lists. A file of the
+// operating system (os.DirFS) is mapped, any other (an embedded one) is read into memory. Such a file must not be truncated
+// while it is mapped.
+func Open(fsys fs.FS) (_ *Checkpoint, err error) {
+	c := &Checkpoint{tensors: map[string]tensor{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	files, where, err := shards(fsys)
+	if err != nil {
+		return nil, fmt.Errorf("weights: %w", err)
+	}
+	for _, file := range files {
+		if err := c.add(fsys, file); err != nil {
+			return nil, fmt.Errorf("weights: %s: %w", file, err)
+		}
+	}
+	for name, file := range where {
+		if t, ok := c.tensors[name]; !ok || t.file != file {
+			return nil, fmt.Errorf("weights: %s: %s: not in %s", Index, name, file)
+		}
+	}
+	return c, nil
+}
+
+// shards lists the files to read; where is the index's own map from tensor to file, nil for a single file.
+func shards(fsys fs.FS) (files []string, where map[string]string, err error) {
+	if _, err := fs.Stat(fsys, Single); err == nil {
+		return []string{Single}, nil, nil
+	}
+	raw, err := fs.ReadFile(fsys, Index)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("neither %s nor %s found", Single, Index)
+	} else if err != nil {
+		return nil, nil, err
+	}
+	var index struct {
+		Map map[string]string `json:"weight_map"`
+	}
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", Index, err)
+	}
+	if len(index.Map) == 0 {
+		return nil, nil, fmt.Errorf("%s: weight_map is empty", Index)
+	}
+	files = slices.Compact(slices.Sorted(maps.Values(index.Map)))
+	for _, f := range files {
+		if !fs.ValidPath(f) || f == "." {
+			return nil, nil, fmt.Errorf("%s: %q is not a path inside the model directory", Index, f)
+		}
+	}
+	return files, index.Map, nil
+}
+
+func (c *Checkpoint) add(fsys fs.FS, file string) error {
+	buf, unmap, err := contents(fsys, file)
+	if err != nil {
+		return err
+	}
+	if unmap != nil {
+		c.unmap = append(c.unmap, unmap)
+	}
+	tensors, err := parse(file, buf)
+	if err != nil {
+		return err
+	}
+	for name, t := range tensors {
+		if other, dup := c.tensors[name]; dup {
+			return fmt.Errorf("%s: also in %s", name, other.file)
+		}
+		c.tensors[name] = t
+	}
+	return nil
+}
+
+func contents(fsys fs.FS, file string) ([]byte, func() error, error) {
+	f, err := fsys.Open(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	if of, ok := f.(*os.File); ok {
+		return mapFile(of)
+	}
+	buf, err := io.ReadAll(f)
+	return buf, nil, err
+}
+
+// Has reports whether the checkpoint has a tensor of that name.
+func (c *Checkpoint) Has(name string) bool { _, ok := c.tensors[name]; return ok }
+
+// Names returns every tensor's name, sorted.
+func (c *Checkpoint) Names() []string { return slices.Sorted(maps.Keys(c.tensors)) }
+
+// Floats returns the named tensor as float32, row-major, or an error when it is missing, of another shape or not a float.
+func (c *Checkpoint) Floats(name string, shape ...int) ([]float32, error) {
+	t, err := c.find(name, shape...)
+	if err != nil {
+		return nil, err
+	}
+	dst := make([]float32, product(shape))
+	t.floats(dst)
+	return dst, nil
+}
+
+// find checks name and shape before anything is allocated: a shape the file holds is never larger than the file.
+func (c *Checkpoint) find(name string, shape ...int) (tensor, error) {
+	t, ok := c.tensors[name]
+	if !ok {
+		return t, fmt.Errorf("weights: %s: missing", name)
+	}
+	if !slices.Equal(t.shape, shape) {
+		return t, fmt.Errorf("weights: %s: %s: want %v, have %v", t.file, name, shape, t.shape)
+	}
+	if !t.usable() {
+		return t, fmt.Errorf("weights: %s: %s: dtype %s cannot be used, want F32, F16 or BF16", t.file, name, t.dtype)
+	}
+	return t, nil
+}
+
+func product(shape []int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
+// Matrix is Floats of a [rows, cols] tensor.
+func (c *Checkpoint) Matrix(name string, rows, cols int) (compute.Matrix, error) {
+	data, err := c.Floats(name, rows, cols)
+	return compute.Matrix{Rows: rows, Cols: cols, Data: data}, err
+}
+
+// Close unmaps the files.
+func (c *Checkpoint) Close() error {
+	var err error
+	for _, u := range c.unmap {
+		err = errors.Join(err, u())
+	}
+	c.unmap, c.tensors = nil, nil
+	return err
+}
