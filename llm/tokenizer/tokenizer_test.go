@@ -1,0 +1,306 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+var goldenNames = []string{"afterimage", "gpt2", "qwen2", "llama3", "smollm"}
+
+func read(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	require.NoError(t, err)
+	return b
+}
+
+func readJSON(t testing.TB, name string, v any) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal(read(t, name), v))
+}
+
+func load1(t testing.TB, name string) *Tokenizer {
+	t.Helper()
+	tok, err := Load(read(t, name+".tokenizer.json"))
+	require.NoError(t, err)
+	return tok
+}
+
+// TestGolden compares with Hugging Face's own library: see testdata/make_golden.py.
+func TestGolden(t *testing.T) {
+	var texts []string
+	readJSON(t, "texts.json", &texts)
+	require.Greater(t, len(texts), 600)
+	for _, name := range goldenNames {
+		t.Run(name, func(t *testing.T) {
+			tok := load1(t, name)
+			var golden struct {
+				Size    int
+				IDs     [][]int32
+				Random  [][]int32
+				Decoded []string
+			}
+			readJSON(t, name+".golden.json", &golden)
+			require.Equal(t, golden.Size, tok.VocabSize())
+			require.Len(t, golden.IDs, len(texts))
+			for i, text := range texts {
+				require.Equal(t, golden.IDs[i], append([]int32{}, tok.Encode(text)...), "%q", text)
+			}
+			for i, ids := range golden.Random {
+				require.Equal(t, golden.Decoded[i], tok.Decode(ids), "%v", ids)
+			}
+		})
+	}
+}
+
+func TestSplitBehaviours(t *testing.T) {
+	var texts []string
+	readJSON(t, "texts.json", &texts)
+	var cases []struct {
+		PreTokenizer json.RawMessage `json:"pre_tokenizer"`
+		IDs          [][]int32
+	}
+	readJSON(t, "behaviours.json", &cases)
+	require.Len(t, cases, 30)
+	for _, c := range cases {
+		tok, err := Load(patch(t, "pre_tokenizer", string(c.PreTokenizer)))
+		require.NoError(t, err)
+		for i, ids := range c.IDs {
+			require.Equal(t, ids, append([]int32{}, tok.Encode(texts[i])...), "%s on %q", c.PreTokenizer, texts[i])
+		}
+	}
+}
+
+// patch returns the first golden tokenizer with one value replaced; path is dotted.
+func patch(t testing.TB, path, value string) []byte {
+	t.Helper()
+	var root map[string]any
+	readJSON(t, "afterimage.tokenizer.json", &root)
+	at, keys := root, strings.Split(path, ".")
+	for _, k := range keys[:len(keys)-1] {
+		at = at[k].(map[string]any)
+	}
+	at[keys[len(keys)-1]] = json.RawMessage(value)
+	b, err := json.Marshal(root)
+	require.NoError(t, err)
+	return b
+}
+
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct{ path, value, want string }{
+		{"normalizer", `{"type":"NFKC"}`, `normalizer: type "NFKC" is not supported`},
+		{"normalizer", `{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Lowercase"}]}`, `normalizer.normalizers[1]: type "Lowercase"`},
+		{"pre_tokenizer", `{"type":"Metaspace"}`, `pre_tokenizer: type "Metaspace" is not supported`},
+		{"pre_tokenizer", `null`, `does not end in ByteLevel`},
+		{"pre_tokenizer", `{"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]}`, `pretokenizers[1]: nothing may follow ByteLevel`},
+		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{"Regex":"(a"}}`, `regex "(a"`},
+		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{"Regex":"[a&&b]"}}`, `intersection`},
+		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{}}`, `no pattern`},
+		{"pre_tokenizer", `{"type":"Split","behavior":"Sideways","pattern":{"String":"a"}}`, `behavior "Sideways"`},
+		{"decoder", `{"type":"WordPiece"}`, `decoder: type "WordPiece"`},
+		{"model.type", `"Unigram"`, `model.type "Unigram"`},
+		{"model.byte_fallback", `true`, `byte_fallback`},
+		{"model.dropout", `0.1`, `dropout`},
+		{"model.continuing_subword_prefix", `"##"`, `continuing_subword_prefix`},
+		{"model.end_of_word_suffix", `"</w>"`, `end_of_word_suffix`},
+		{"model.vocab", `{}`, `model.vocab is empty`},
+		{"model.vocab", `{"a":0,"b":0}`, `share id 0`},
+		{"model.vocab", `{"a":-1}`, `out of range`},
+		{"model.vocab", `{"a":2147483647}`, `out of range`},
+		{"model.merges", `["a"]`, `merge "a" is not two tokens`},
+		{"model.merges", `[["a","b","c"]]`, `a merge of 3 tokens`},
+		{"model.merges", `["q 門"]`, `model.merges[0]: "門" is not in model.vocab`},
+		{"added_tokens", `[{"id":5000000,"content":"xyz"}]`, `added_tokens[0]: id 5000000`},
+		{"added_tokens", `[{"id":1,"content":"<|bos|>"}]`, `has id 1, but 0 in model.vocab`},
+		{"added_tokens", `[{"id":500,"content":""}]`, `empty content`},
+		{"added_tokens", `[{"id":500,"content":"x y","lstrip":true}]`, `lstrip`},
+		{"added_tokens", `[{"id":37,"content":"Z","special":true}]`, `"Z" has id`},
+	} {
+		t.Run(c.path+" "+c.value, func(t *testing.T) {
+			_, err := Load(patch(t, c.path, c.value))
+			require.ErrorContains(t, err, "tokenizer: load: ")
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+	_, err := Load([]byte("{"))
+	require.Error(t, err)
+	_, err = Load(nil)
+	require.Error(t, err)
+}
+
+// A byte's token that is special would make some text produce a special token, or not encode at all.
+func TestRefusesSpecialByte(t *testing.T) {
+	var f struct {
+		Model struct{ Vocab map[string]int }
+	}
+	readJSON(t, "afterimage.tokenizer.json", &f)
+	b, err := json.Marshal([]addedJSON{{ID: int64(f.Model.Vocab["a"]), Content: "a", Special: true}})
+	require.NoError(t, err)
+	_, err = Load(patch(t, "added_tokens", string(b)))
+	require.ErrorContains(t, err, "no token for byte 0x61")
+}
+
+func TestSpecialTokensCannotBeForged(t *testing.T) {
+	for _, name := range goldenNames {
+		tok := load1(t, name)
+		for _, s := range []string{"<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|segment|>", "<|detail|>", "<|newest|>"} {
+			id, ok := tok.Special(s)
+			require.True(t, ok, s)
+			ids := tok.Encode("x" + s + s + " " + s)
+			require.NotContains(t, ids, id)
+			require.Equal(t, strings.TrimLeft(tok.Decode(ids), " "), "x"+s+s+" "+s)
+			require.Empty(t, tok.Decode([]int32{id}))
+		}
+		_, ok := tok.Special("a")
+		require.False(t, ok)
+	}
+}
+
+func TestDecodeSkipsUnknown(t *testing.T) {
+	tok := load1(t, "afterimage")
+	require.Equal(t, "ab", tok.Decode([]int32{-1, tok.Encode("a")[0], 1 << 30, int32(tok.VocabSize()), tok.Encode("b")[0]}))
+	require.Empty(t, tok.Decode(nil))
+}
+
+func TestStreamHoldsBackHalfCharacters(t *testing.T) {
+	tok := load1(t, "smollm")
+	byteOf := func(b byte) int32 { return tok.bytes[b] }
+	s := tok.NewStream()
+	require.Equal(t, "a", s.Push(byteOf('a')))
+	for _, b := range []byte("🚲")[:3] {
+		require.Empty(t, s.Push(byteOf(b)))
+	}
+	require.Equal(t, "🚲", s.Push(byteOf("🚲"[3])))
+	require.Empty(t, s.Flush())
+	require.Empty(t, s.Push(byteOf(0xE2)))
+	require.Equal(t, "\uFFFDb", s.Push(byteOf('b')), "the half character is given up when another begins")
+	require.Empty(t, s.Push(byteOf(0xF0)))
+	require.Equal(t, "\uFFFD", s.Flush())
+	require.Equal(t, "c", s.Push(byteOf('c')), "a Stream may go on after Flush")
+}
+
+// One word of a megabyte, and text made for the patterns to backtrack on, must not stop the machine.
+func TestHostileTextIsBounded(t *testing.T) {
+	for _, name := range goldenNames {
+		tok := load1(t, name)
+		for _, text := range []string{
+			strings.Repeat("a", 1<<18), strings.Repeat(" ", 1<<16) + "x", strings.Repeat("ab 1", 1<<16), strings.Repeat("\n ", 1<<14),
+		} {
+			require.Equal(t, strings.TrimLeft(text, " "), strings.TrimLeft(tok.Decode(tok.Encode(text)), " "))
+		}
+	}
+}
+
+func TestRegexTimeout(t *testing.T) {
+	tok, err := Load(patch(t, "pre_tokenizer", `{"type":"Sequence","pretokenizers":[
+		{"type":"Split","behavior":"Isolated","pattern":{"Regex":"(a+)+$|x"}},{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]}`))
+	require.NoError(t, err)
+	text := "x" + strings.Repeat("a", 64) + "! and more words é" + strings.Repeat(" a", 20)
+	start := time.Now()
+	require.Equal(t, text, tok.Decode(tok.Encode(text)))
+	require.Less(t, time.Since(start), time.Minute, "the match is given up; without that it would take years")
+}
+
+func TestInvalidUTF8(t *testing.T) {
+	tok := load1(t, "afterimage")
+	require.Equal(t, "a\uFFFD\uFFFDb", tok.Decode(tok.Encode("a\xff\xe2b")))
+}
+
+func FuzzRoundTrip(f *testing.F) {
+	var texts []string
+	readJSON(f, "texts.json", &texts)
+	for _, s := range texts[:60] {
+		f.Add(s)
+	}
+	f.Add("\xff\xed\xa0\x80")
+	var toks []*Tokenizer
+	for _, n := range []string{"afterimage", "llama3", "smollm"} {
+		toks = append(toks, load1(f, n))
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		want := strings.ToValidUTF8(s, "")
+		if utf8.ValidString(s) {
+			want = s
+		} else {
+			want = string([]rune(s))
+		}
+		for _, tok := range toks {
+			ids := tok.Encode(s)
+			require.Equal(t, want, tok.Decode(ids))
+			var b strings.Builder
+			st := tok.NewStream()
+			for _, id := range ids {
+				require.GreaterOrEqual(t, id, int32(8), "no special token")
+				p := st.Push(id)
+				require.True(t, utf8.ValidString(p))
+				b.WriteString(p)
+			}
+			require.Equal(t, want, b.String()+st.Flush())
+		}
+	})
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}`), "a")
+	f.Add([]byte(`{"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"(?i:a)"},"behavior":"Removed"},{"type":"ByteLevel"}]}}`), "b c")
+	f.Add([]byte(`{"added_tokens":[{"id":3,"content":"a","special":true}],"decoder":{"type":"ByteLevel"}}`), "é")
+	f.Add([]byte(`{"model":{"merges":["a b",["a","b"]]},"normalizer":{"type":"NFC"}}`), "")
+	base := map[string]json.RawMessage{}
+	readJSON(f, "afterimage.tokenizer.json", &base)
+	f.Fuzz(func(t *testing.T, data []byte, text string) {
+		_, _ = Load(data) // must not panic, whatever it is
+		// And the same pieces laid over a good file, so that hostile settings meet a whole vocabulary.
+		var over map[string]json.RawMessage
+		if json.Unmarshal(data, &over) != nil || len(text) > 1000 {
+			return
+		}
+		merged := map[string]json.RawMessage{}
+		for k, v := range base {
+			merged[k] = v
+		}
+		for k, v := range over {
+			if k != "model" {
+				merged[k] = v
+			}
+		}
+		b, err := json.Marshal(merged)
+		require.NoError(t, err)
+		tok, err := Load(b)
+		if err != nil {
+			return
+		}
+		ids := tok.Encode(text)
+		for _, id := range ids {
+			require.Less(t, int(id), tok.VocabSize())
+			for name, s := range tok.special {
+				require.NotEqual(t, s, id, name)
+			}
+		}
+		require.True(t, utf8.ValidString(tok.Decode(ids)))
+	})
+}
+
+func BenchmarkEncodeQuestion(b *testing.B) {
+	tok := load1(b, "afterimage")
+	const text = "Did the woman in the red coat leave before the van arrived at 14:03:10?"
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		tok.Encode(text)
+	}
+}
+
+func BenchmarkEncodeLongWord(b *testing.B) {
+	tok := load1(b, "afterimage")
+	text := strings.Repeat("parcel", 20000)
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		tok.Encode(text)
+	}
+}
