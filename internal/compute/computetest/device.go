@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"afterimage/internal/compute"
 )
@@ -16,8 +17,8 @@ import (
 func Open() compute.Device { return &device{turn: make(chan struct{}, 1)} }
 
 type device struct {
-	turn   chan struct{} // holding its one token is holding the device; also guards closed
-	closed bool
+	turn   chan struct{} // holding its one token is holding the device
+	closed atomic.Bool   // set while holding turn
 }
 
 // buffer is what Tensor.Ptr points to; data is nil once its Arena is closed.
@@ -46,6 +47,9 @@ func (w *weight) DType() compute.DType { return w.dtype }
 func (d *device) Name() string { return "reference" }
 
 func (d *device) NewArena(bytes int64) (compute.Arena, error) {
+	if d.closed.Load() {
+		return nil, errors.New("compute: NewArena: reference device is closed")
+	}
 	if bytes < 0 {
 		return nil, fmt.Errorf("compute: NewArena: %d bytes", bytes)
 	}
@@ -77,6 +81,9 @@ func (a *arena) Close() error {
 func (d *device) NewWeight(w compute.Matrix, as compute.DType) (compute.Weight, error) {
 	if err := compute.CheckWeight(w, as); err != nil {
 		return nil, err
+	}
+	if d.closed.Load() {
+		return nil, errors.New("compute: NewWeight: reference device is closed")
 	}
 	p := &weight{dev: d, out: w.Rows, in: w.Cols, dtype: as, data: make([]float32, w.Rows*w.Cols)}
 	for r := range w.Rows {
@@ -124,7 +131,7 @@ func (d *device) Run(ctx context.Context, fn func(compute.Ops)) error {
 		return ctx.Err()
 	}
 	defer func() { <-d.turn }()
-	if d.closed {
+	if d.closed.Load() {
 		return errors.New("compute: Run: reference device is closed")
 	}
 	o := &ops{dev: d}
@@ -134,7 +141,7 @@ func (d *device) Run(ctx context.Context, fn func(compute.Ops)) error {
 
 func (d *device) Close() error {
 	d.turn <- struct{}{}
-	d.closed = true
+	d.closed.Store(true)
 	<-d.turn
 	return nil
 }

@@ -1,0 +1,75 @@
+package computetest
+
+import (
+	"fmt"
+	"math"
+
+	"afterimage/internal/compute"
+)
+
+func attentionCases(tol Tolerances) []testCase {
+	table := []struct {
+		n, keys int
+		args    compute.AttentionArgs
+	}{
+		{1, 1, compute.AttentionArgs{Heads: 1, KVHeads: 1, HeadDim: 1}},
+		{1, 2, compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 2}},
+		{3, 7, compute.AttentionArgs{Heads: 3, KVHeads: 3, HeadDim: 7}},
+		{7, 7, compute.AttentionArgs{Heads: 2, KVHeads: 2, HeadDim: 17, Causal: true}},
+		{17, 33, compute.AttentionArgs{Heads: 4, KVHeads: 2, HeadDim: 31, Causal: true, Past: 16}},
+		{2, 300, compute.AttentionArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Causal: true, Past: 200}}, // 98 stale keys
+		{1, 1100, compute.AttentionArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Causal: true, Past: 1099}},
+		{8, 700, compute.AttentionArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Causal: true, Past: 692}},
+		{5, 129, compute.AttentionArgs{Heads: 14, KVHeads: 1, HeadDim: 64, Causal: true, Past: 124}},
+		{33, 33, compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 33, Causal: true}},
+		{63, 65, compute.AttentionArgs{Heads: 2, KVHeads: 2, HeadDim: 63}},
+		{65, 63, compute.AttentionArgs{Heads: 4, KVHeads: 2, HeadDim: 65, Scale: 0.3}},
+		{127, 127, compute.AttentionArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Causal: true}},
+		{130, 257, compute.AttentionArgs{Heads: 3, KVHeads: 1, HeadDim: 128, Causal: true, Past: 127}},
+		{100, 100, compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 80, Causal: true}},
+		{256, 256, compute.AttentionArgs{Heads: 4, KVHeads: 4, HeadDim: 64, Segment: 128}},
+		{51, 51, compute.AttentionArgs{Heads: 2, KVHeads: 2, HeadDim: 48, Segment: 17}},
+		{4, 4, compute.AttentionArgs{Heads: 2, KVHeads: 2, HeadDim: 16, Segment: 1}},
+		{0, 9, compute.AttentionArgs{Heads: 2, KVHeads: 2, HeadDim: 16}},
+	}
+	var cases []testCase
+	for _, row := range table {
+		a := row.args
+		q, k, v := random(11, row.n, a.Heads*a.HeadDim), random(12, row.keys, a.KVHeads*a.HeadDim), random(13, row.keys, a.KVHeads*a.HeadDim)
+		if a.Causal { // what lies beyond the causal horizon must not even be looked at
+			for j := a.Past + row.n; j < row.keys; j++ {
+				for c := range k.Cols {
+					k.Row(j)[c], v.Row(j)[c] = poison, poison
+				}
+			}
+		}
+		cases = append(cases, attentionCase(fmt.Sprintf("%dx%d/%d,%dx%d/causal=%v,past=%d,segment=%d", row.n, row.keys, a.Heads, a.KVHeads, a.HeadDim, a.Causal, a.Past, a.Segment), q, k, v, a, tol))
+	}
+	// Scores of hundreds: the running maximum moves in every block, and exp meets its far tail.
+	q, k, v := random(14, 40, 64), random(15, 300, 64), random(16, 300, 64)
+	for i := range q.Data {
+		q.Data[i] *= 30
+	}
+	a := compute.AttentionArgs{Heads: 1, KVHeads: 1, HeadDim: 64}
+	sharp := attentionCase("sharp", q, k, v, a, tol)
+	sharp.tol *= 30 // an error in a score is multiplied like the score
+	return append(cases, sharp)
+}
+
+func attentionCase(name string, q, k, v compute.Matrix, a compute.AttentionArgs, tol Tolerances) testCase {
+	peak := 0.0
+	for _, x := range v.Data {
+		if math.Abs(float64(x)) > peak {
+			peak = math.Abs(float64(x))
+		}
+	}
+	return testCase{
+		name:  name,
+		slots: []slot{out(q.Rows, q.Cols), in(q), in(k), in(v)},
+		tol:   tol.Attention,
+		call: func(o compute.Ops, t []compute.Tensor, _ []compute.Weight) {
+			o.Attention(t[0], t[1], t[2], t[3], a)
+		},
+		scale: func(int, int) float64 { return peak },
+	}
+}
