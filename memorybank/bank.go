@@ -1,0 +1,66 @@
+package memorybank
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Strategy decides which entries stay and which are shown. Implementations are values without state of their own: what they
+// know of the past is in the entries, so a snapshot needs no copy and a saved bank needs nothing else.
+type Strategy interface {
+	// Update returns the entries after frame e, oldest first. old is read-only and stays valid: snapshots hold it. e.ID has
+	// its low 8 bits zero; the 255 IDs after it are the strategy's, for entries that it makes in this update.
+	Update(old []Entry, e Entry) []Entry
+	// Select returns what a prompt shows, in prompt order, in at most budget visual tokens; 0 or less means as many as
+	// the strategy likes. query is the question's embedding, nil when there is none. It must not change s.
+	Select(s *Snapshot, query []float32, budget int) []Entry
+}
+
+// idStep is the distance between two frames' IDs; see Strategy.Update.
+const idStep = 1 << 8
+
+// Bank holds the entries of one stream. One goroutine adds, any number take snapshots.
+type Bank struct {
+	strategy Strategy
+	adding   sync.Mutex // only to catch a second writer
+	current  atomic.Pointer[Snapshot]
+}
+
+// New returns an empty bank. Entries' times count from epoch, which is a time on the wall clock; its Location is the one that
+// prompts speak in.
+func New(epoch time.Time, s Strategy) *Bank {
+	b := &Bank{strategy: s}
+	b.current.Store(&Snapshot{Epoch: epoch, strategy: s})
+	return b
+}
+
+// Add takes one frame: Tokens on the encoder's own grid, At, and Thumb if there is one. Start, End, Weight, Role and ID are
+// set here. Time never runs backwards in a bank: a frame that claims to be older than the newest one counts as just as old.
+// The bank owns Tokens and Thumb from here on; nobody may write to them. Add panics when called concurrently, and when the
+// number of rows is not that of the grid: both are errors of the program, not of its input.
+func (b *Bank) Add(e Entry) {
+	if !b.adding.TryLock() {
+		panic("memorybank: Bank.Add called concurrently")
+	}
+	defer b.adding.Unlock()
+	if n := e.Grid.H * e.Grid.W; n != e.Tokens.Rows || n == 0 || len(e.Tokens.Data) != n*e.Tokens.Cols {
+		panic(fmt.Sprintf("memorybank: Bank.Add: grid %dx%d with %d rows of %d, %d values",
+			e.Grid.H, e.Grid.W, e.Tokens.Rows, e.Tokens.Cols, len(e.Tokens.Data)))
+	}
+	old := b.current.Load()
+	e.At = max(e.At, old.Now)
+	e.Start, e.End, e.Weight, e.Role = e.At, e.At, 1, Detail
+	e.ID = (old.Version + 1) * idStep
+	e.exemplar, e.ward = nil, 0
+	next := &Snapshot{
+		Version: old.Version + 1, Epoch: old.Epoch, Now: e.At,
+		Entries: b.strategy.Update(old.Entries, e), Newest: e, strategy: b.strategy,
+	}
+	next.Newest.Role = Newest
+	b.current.Store(next)
+}
+
+// Snapshot returns the bank as it is now. It costs one atomic load, whatever the bank holds.
+func (b *Bank) Snapshot() *Snapshot { return b.current.Load() }
