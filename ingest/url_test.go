@@ -115,33 +115,39 @@ func everyForm(t *testing.T, u ingest.URL) string {
 	return b.String()
 }
 
+// However the characters around it break the URL apart, a password is shown by no error, no formatter and no redacted text.
 func FuzzURLNeverLeaks(f *testing.F) {
-	for _, s := range []string{
-		"rtsp://user:" + canary + "@h/x", "rtsp://" + canary + "@h/x", "rtsp://h/x?password=" + canary, "rtsp://h/user=a_password=" + canary + "_channel=1",
-		"https://u:a" + canary + "%40b@h:8443/x.m3u8?token=" + canary + "&n=1#" + canary, "rtsp://u:" + canary + "/@h/", "u:" + canary + "@h/", "https://h/?" + canary + canary,
+	for _, s := range [][3]string{
+		{"rtsp://user:", "", "@h/x"}, {"rtsp://", "", "@h/x"}, {"https://u:a", "%40b", "@h:8443/x.m3u8?n=1#f"}, {"rtsp://u:", "/", "@h/"},
+		{"rtsp://u:", "#", "@h/"}, {"rtsp://u:1", "?a=b", "@h/"}, {"u:", "", "@h/"}, {"rtsp://h/x?password=", "", "&a=b"}, {"rtsp://h/user=a_password=", "_channel=1", ""},
+		{"http://h?auth", "=", ""}, {"sim://street?token=", "", "&seed=1"}, {"v4l2:/dev/video0?key=", "", ""}, {"rtsp://u:%zz", "", "@h"}, {"rtsp://[::1]:", "", "@h"},
 	} {
-		f.Add(s)
+		f.Add(s[0], s[1], s[2])
 	}
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Fuzz(func(t *testing.T, before, after, rest string) {
+		s := before + canary + after + rest
 		u, err := ingest.ParseURL(s)
 		if err != nil {
-			if len(s) > 12 {
-				assert.NotContains(t, err.Error(), s)
-			}
-			assert.NotContains(t, err.Error(), canary)
+			require.NotContains(t, err.Error(), canary)
 			return
 		}
 		again, err := ingest.ParseURL(u.String())
 		if err == nil {
-			assert.Equal(t, u.String(), again.String(), "redaction is stable")
+			require.Equal(t, u.String(), again.String(), "redaction is stable")
 		}
-		// The canary counts as a secret where the URL says that it is one.
-		if std, err := url.Parse(s); err == nil && std.User != nil && u.Scheme() != "file" && !strings.Contains(std.Host+std.RequestURI(), canary) {
-			text := everyForm(t, u)
-			assert.NotContains(t, strings.ToLower(text), strings.ToLower(canary))
-			assert.NotContains(t, text, fmt.Sprintf("%x", canary))
-			assert.NotContains(t, u.Redact("dial "+s+": refused "+canary), canary)
+		// The canary is a secret where the URL has it as its user or its password.
+		std, err := url.Parse(s)
+		if err != nil || std.User == nil || u.Scheme() == ingest.FileScheme {
+			return
 		}
+		password, _ := std.User.Password()
+		if !strings.Contains(std.User.Username()+password, canary) {
+			return
+		}
+		text := everyForm(t, u)
+		require.NotContains(t, text, canary)
+		require.NotContains(t, text, fmt.Sprintf("%x", canary))
+		require.NotContains(t, u.Redact("dial "+s+" as "+password+" refused"), canary)
 	})
 }
 
