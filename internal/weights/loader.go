@@ -104,9 +104,6 @@ func (l *Loader) Room(dst *compute.Tensor, rows, cols int) {
 	l.want = append(l.want, placement{dst: dst, rows: rows, cols: cols})
 }
 
-// padding is more than any device rounds one tensor up by.
-const padding = 1024
-
 // Finish places everything asked for in one Arena, which the caller owns, or returns the first error of the whole load.
 func (l *Loader) Finish(ctx context.Context) (compute.Arena, error) {
 	if l.err != nil {
@@ -114,7 +111,7 @@ func (l *Loader) Finish(ctx context.Context) (compute.Arena, error) {
 	}
 	var bytes int64
 	for _, p := range l.want {
-		bytes += 4*int64(p.rows)*int64(p.cols) + padding
+		bytes += compute.AllocBytes(p.rows, p.cols)
 	}
 	arena, err := l.dev.NewArena(bytes)
 	if err != nil {
