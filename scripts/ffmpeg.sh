@@ -4,16 +4,13 @@
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-deps=${AFTERIMAGE_DEPS:-$root/.deps}
+name=ffmpeg
+. "$root/scripts/lib.sh"
 out=$deps/ffmpeg
-suite=trixie
 # The version this repository was tested with. A newer 7.1 of the same suite is accepted (Debian removes the old one when it
 # publishes a security fix), and its archive signature is what vouches for it.
 known=7.1.5
 known_sha256=de668509caf9e35e3cd162473441fdb29538c6d96ed080292b3cf9e6fc5d558f
-
-say() { echo "ffmpeg: $*" >&2; }
-die() { say "$*"; exit 1; }
 
 # What we build. Everything else stays out: less to build, and less that a hostile stream can reach.
 options='
@@ -63,25 +60,9 @@ fail() { say "$1; the last lines of the log:"; tail -n 25 "$log" >&2; exit 1; }
 cores=$(nproc)
 say "no FFmpeg 7 that fits on this system: building $known static, once (about $((cores > 4 ? 1 : 5 / cores + 1)) minutes on $cores cores)"
 
-# The source comes through apt with an own list, state and cache, so the system's package lists stay as they are. The mirror
-# is the one this machine already uses for Debian.
-apt_dir=$work/apt
-mkdir -p "$apt_dir/lists/partial" "$apt_dir/cache/archives/partial"
-mirror=${AFTERIMAGE_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-	awk '$1 == "Debian" { print $2; exit }')}
-[ -n "$mirror" ] || die "found no Debian mirror in this machine's apt sources: set AFTERIMAGE_DEBIAN_MIRROR to one, or install FFmpeg 7's development packages"
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-[ -f "$keyring" ] || die "$keyring is missing: install the package debian-archive-keyring"
-echo "deb-src [signed-by=$keyring] $mirror $suite main" >"$apt_dir/sources.list"
-apt() {
-	apt-get -q -o Dir::Etc::sourcelist="$apt_dir/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null \
-		-o Dir::State::lists="$apt_dir/lists" -o Dir::Cache="$apt_dir/cache" \
-		-o APT::Update::Post-Invoke-Success::= -o APT::Sandbox::User=root -o Acquire::Retries=3 "$@"
-}
 say "fetching the source package (11 MB)"
-apt update >"$log" 2>&1 || fail "apt could not read the source list of $suite"
-grep -q '^[WE]:.*\(signature\|NO_PUBKEY\|not signed\)' "$log" && fail "the signature of $suite could not be verified"
-(cd "$work" && apt source ffmpeg) >>"$log" 2>&1 || fail "apt could not fetch or unpack the source package"
+private_apt "$work/apt" deb-src >"$log" 2>&1 || fail "apt could not read the signed source list of $suite"
+(cd "$work" && papt source ffmpeg) >>"$log" 2>&1 || fail "apt could not fetch or unpack the source package"
 src=$(find "$work" -maxdepth 1 -type d -name 'ffmpeg-7.*' | head -n 1)
 [ -n "$src" ] || fail "the source package of $suite is no FFmpeg 7"
 version=${src##*/ffmpeg-}
