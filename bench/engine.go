@@ -1,0 +1,165 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"afterimage/ingest"
+	"afterimage/llm"
+	"afterimage/memorybank"
+	"afterimage/qa"
+)
+
+// EngineOptions say what Engine times. The zero value of a count means its default.
+type EngineOptions struct {
+	Camera      Camera
+	Frames      int // 240: encoded for the rate and kept for the memory
+	Repetitions int // 9: of each first token
+	// Progress is told what is being done; nil: nobody is.
+	Progress func(what string)
+}
+
+// EngineReport is what a machine does in a second.
+type EngineReport struct {
+	Benchmark        string  `json:"benchmark"` // "engine"
+	EncodeFPS        float64 `json:"encode_fps"`
+	EncodeOneMS      float64 `json:"encode_one_ms"`       // a frame by itself, median
+	FirstTokenMS     float64 `json:"first_token_ms"`      // full memory, nothing cached, median
+	FirstTokenMaxMS  float64 `json:"first_token_max_ms"`  // the slowest of the repetitions
+	FirstTokenWarmMS float64 `json:"first_token_warm_ms"` // full memory prefilled, median
+	TokensPerS       float64 `json:"tokens_per_s"`        // after the first
+	PromptTokens     int     `json:"prompt_tokens"`
+	VisualTokens     int     `json:"visual_tokens"`
+	CPU              string  `json:"cpu"`
+	Threads          int     `json:"threads"`
+	Level            string  `json:"level"`
+	Machine          Machine `json:"machine"`
+}
+
+// engineSeed is held out, like every seed of 100,000 and above.
+const engineSeed = 900_000
+
+var engineQuestions = []string{
+	"What has happened so far, in order?",
+	"Is the door open?",
+	"How many cars have you seen?",
+	"What colour was the coat of the last person?",
+	"Describe the scene.",
+}
+
+// Engine times encoding and answering on pictures of a simulated street.
+func Engine(ctx context.Context, rig Rig, o EngineOptions) (*EngineReport, error) {
+	if o.Frames <= 0 {
+		o.Frames = 240
+	}
+	if o.Repetitions <= 0 {
+		o.Repetitions = 9
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	r := &EngineReport{Benchmark: "engine", CPU: rig.Machine.CPU, Threads: rig.Machine.Threads, Level: rig.Machine.Level, Machine: rig.Machine}
+	o.Progress("drawing pictures")
+	frames, err := readFrames(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	o.Progress("encoding")
+	bank, err := r.encode(ctx, rig, frames)
+	if err != nil {
+		return nil, err
+	}
+	s := bank.Snapshot()
+	entries := s.Select(nil, 0)
+	o.Progress("answering")
+	if err := r.answer(ctx, rig.Model, entries, s.Epoch, o.Repetitions); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func readFrames(ctx context.Context, o EngineOptions) ([]ingest.Frame, error) {
+	src, err := o.Camera(ctx, engineSeed, time.Duration(o.Frames)*time.Second/2+time.Minute, Epoch(engineSeed))
+	if err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	defer src.Close()
+	frames := make([]ingest.Frame, 0, o.Frames)
+	for len(frames) < o.Frames {
+		f, err := src.Next(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("bench: frame %d: %w", len(frames), err)
+		}
+		frames = append(frames, f)
+	}
+	return frames, nil
+}
+
+// encode times frames in groups of four, as a busy watcher takes them, then some one by one, and returns the memory of them.
+func (r *EngineReport) encode(ctx context.Context, rig Rig, frames []ingest.Frame) (*memorybank.Bank, error) {
+	const group = 4
+	if _, err := rig.Encoder.Encode(ctx, frames[:min(group, len(frames))]...); err != nil { // first touch of everything
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	bank := memorybank.New(Epoch(engineSeed), rig.Strategy())
+	var spent time.Duration
+	h, w := rig.Encoder.Grid()
+	for i := 0; i < len(frames); i += group {
+		batch := frames[i:min(i+group, len(frames))]
+		start := time.Now()
+		rows, err := rig.Encoder.Encode(ctx, batch...)
+		spent += time.Since(start)
+		if err != nil {
+			return nil, fmt.Errorf("bench: %w", err)
+		}
+		for j, m := range rows {
+			bank.Add(memorybank.Entry{At: batch[j].PTS, Grid: memorybank.Grid{H: h, W: w}, Tokens: m})
+		}
+	}
+	r.EncodeFPS = round3(float64(len(frames)) / spent.Seconds())
+	var one []float64
+	for _, f := range frames[:min(21, len(frames))] {
+		start := time.Now()
+		if _, err := rig.Encoder.Encode(ctx, f); err != nil {
+			return nil, fmt.Errorf("bench: %w", err)
+		}
+		one = append(one, ms(time.Since(start)))
+	}
+	r.EncodeOneMS = median(one)
+	return bank, nil
+}
+
+// answer times first tokens with nothing of the memory cached, then with all of it, and the tokens after them.
+func (r *EngineReport) answer(ctx context.Context, model qa.Model, entries []memorybank.Entry, epoch time.Time, repetitions int) error {
+	var cold, warm []float64
+	tokens, spent := 0, time.Duration(0)
+	for i := range repetitions {
+		fresh := make([]memorybank.Entry, len(entries))
+		for j, e := range entries {
+			e.ID += uint64(i+1) << 48 // other IDs: other rows, as far as any cache can know
+			fresh[j] = e
+		}
+		for k, text := range []string{engineQuestions[i%len(engineQuestions)], engineQuestions[(i+1)%len(engineQuestions)]} {
+			stats, err := model.Generate(ctx, qa.AskPrompt(fresh, epoch, text), llm.Options{MaxTokens: 128}, func(llm.Token) error { return nil })
+			if err != nil {
+				return fmt.Errorf("bench: %w", err)
+			}
+			if k == 0 {
+				cold = append(cold, ms(stats.FirstToken))
+				r.PromptTokens, r.VisualTokens = stats.PromptTokens, stats.VisualTokens
+			} else {
+				warm = append(warm, ms(stats.FirstToken))
+			}
+			if stats.Generated > 1 {
+				tokens += stats.Generated - 1
+				spent += stats.Total - stats.FirstToken
+			}
+		}
+	}
+	r.FirstTokenMS, r.FirstTokenMaxMS, r.FirstTokenWarmMS = median(cold), percentile(cold, 1), median(warm)
+	if spent > 0 {
+		r.TokensPerS = round3(float64(tokens) / spent.Seconds())
+	}
+	return nil
+}

@@ -1,0 +1,31 @@
+package qa
+
+import (
+	"context"
+	"slices"
+
+	"afterimage/llm"
+)
+
+// Shared returns one stream's view of a model that several streams share. A bank numbers its entries by itself, so the same ID
+// names other rows in another bank; the view makes IDs of different streams (below 1<<16) differ before the model caches by them.
+func Shared(m Model, stream uint16) Model { return shared{m, uint64(stream) << streamShift} }
+
+// streamShift leaves an ID room for 2^40 frames, which at 30 a second is a thousand years.
+const streamShift = 48
+
+type shared struct {
+	Model
+	stream uint64
+}
+
+// Generate implements Model.
+func (s shared) Generate(ctx context.Context, p llm.Prompt, o llm.Options, emit func(llm.Token) error) (llm.Stats, error) {
+	p = slices.Clone(p)
+	for i := range p {
+		if p[i].ID != 0 {
+			p[i].ID ^= s.stream
+		}
+	}
+	return s.Model.Generate(ctx, p, o, emit)
+}
