@@ -13,7 +13,7 @@ import (
 
 // Options tune a Supervisor. The zero value of a field means its default.
 type Options struct {
-	Live         bool             // restart for ever and drop rather than block; else a file: wait, and end with it
+	Live         bool             // restart for ever and drop rather than block; else a file, unless the Source has a method Live() bool that says true
 	OpenTimeout  time.Duration    // 20 s: for the Opener
 	FirstTimeout time.Duration    // 20 s: from opened to the first frame (a camera's next key frame)
 	StallTimeout time.Duration    // 10 s: without a frame, a live source is closed and opened again
@@ -62,6 +62,7 @@ type Supervisor struct {
 	queue    *frameQueue
 
 	// Owned by run.
+	live  bool // Options.Live, or a source said so
 	stamp stamper
 	drops throttle
 
@@ -75,7 +76,7 @@ func Supervise(open Opener, o Options) *Supervisor {
 	o = o.withDefaults()
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Supervisor{
-		open: open, o: o, cancel: cancel,
+		open: open, o: o, live: o.Live, cancel: cancel,
 		coverage:    NewCoverage(o.Gap, 0),
 		done:        make(chan struct{}),
 		queue:       newFrameQueue(o.Queue),
@@ -169,10 +170,10 @@ func (s *Supervisor) run(ctx context.Context) {
 		s.setState(Connecting, s.Status().Err)
 		good, err := s.session(ctx)
 		switch {
-		case ctx.Err() != nil || !s.o.Live && errors.Is(err, io.EOF):
+		case ctx.Err() != nil || !s.live && errors.Is(err, io.EOF):
 			s.ended(io.EOF)
 			return
-		case !s.o.Live:
+		case !s.live:
 			s.o.Log.Error("source ended", "err", err)
 			s.ended(err)
 			return
@@ -211,8 +212,9 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// event is what a session's reader tells: opened (both nil), a frame, or the error that ends it.
+// event is what a session's reader tells: opened (neither frame nor err), a frame, or the error that ends it.
 type event struct {
+	live  bool // with opened: the source has no end
 	frame *Frame
 	err   error
 }
@@ -240,6 +242,7 @@ func (s *Supervisor) session(ctx context.Context) (good time.Duration, err error
 			case e.err != nil:
 				err = e.err
 			case e.frame == nil:
+				s.live = s.live || e.live
 				late, limit, lateState = "no frame within", s.o.FirstTimeout, Stalled
 				watchdog.Reset(limit)
 			default:
@@ -253,14 +256,14 @@ func (s *Supervisor) session(ctx context.Context) (good time.Duration, err error
 				}
 				good = now.Sub(first)
 				s.setState(Live, "")
-				s.deliver(ctx, s.stamp.stamp(*e.frame, now, s.o.Live))
+				s.deliver(ctx, s.stamp.stamp(*e.frame, now, s.live))
 				late, limit = "no frame for", s.o.StallTimeout
 				watchdog.Reset(limit) // after deliver: a file's consumer may take its time
 			}
 		case <-watchdog.C:
 			timeout := fmt.Errorf("%s %v", late, limit)
 			s.setState(lateState, timeout.Error())
-			if lateState == Stalled && !s.o.Live {
+			if lateState == Stalled && !s.live {
 				continue // a slow disk or a long picture; nothing better would come of starting over
 			}
 			if err == nil {
@@ -299,7 +302,8 @@ func (s *Supervisor) read(ctx context.Context, events chan<- event) {
 		send(event{err: err})
 		return
 	}
-	if !send(event{}) {
+	l, ok := src.(interface{ Live() bool })
+	if !send(event{live: ok && l.Live()}) {
 		return
 	}
 	for {
@@ -342,7 +346,7 @@ func (s *Supervisor) arrived(first bool, now time.Time) {
 }
 
 func (s *Supervisor) deliver(ctx context.Context, f Frame) {
-	if !s.o.Live {
+	if !s.live {
 		s.queue.pushWait(ctx, f)
 		return
 	}

@@ -427,6 +427,28 @@ func TestLiveDropsTheOldest(t *testing.T) {
 	})
 }
 
+// What a URL cannot tell, an opened source can: a stream over HTTP has no end.
+type endless struct{ script }
+
+func (*endless) Live() bool { return true }
+
+func TestSourceSaysLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var opens atomic.Int32
+		s := ingest.Supervise(func(context.Context) (ingest.Source, error) {
+			opens.Add(1)
+			return &endless{script{steps: frames(10, time.Second/10)}}, nil
+		}, ingest.Options{})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		st := s.Status()
+		assert.Greater(t, opens.Load(), int32(2))
+		assert.Equal(t, st.Frames-4, st.Dropped)
+		assert.NotEqual(t, ingest.Ended, st.State)
+		require.NoError(t, s.Close())
+	})
+}
+
 func TestSubscribeNeverBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var opens atomic.Int32
