@@ -1,0 +1,190 @@
+// Package qa is where watching and answering meet. There are only a few types: Watch moves frames from a source through an
+// encoder into a bank, a Session answers a Question from a snapshot of that bank with an Answer and its Evidence, and a Meter
+// counts what Watch did.
+//
+// The two walks are each one file: a frame's is watch.go, a question's is session.go. They share nothing but the bank.
+package qa
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"time"
+
+	"afterimage/ingest"
+	"afterimage/internal/compute"
+	"afterimage/memorybank"
+)
+
+// Source is where frames come from; io.EOF ends it. An ingest.Supervisor is one.
+type Source interface {
+	Next(context.Context) (ingest.Frame, error)
+}
+
+// Encoder turns pictures into rows of the language model's space, one matrix a frame, each of Grid's H*W rows.
+type Encoder interface {
+	Encode(ctx context.Context, frames ...ingest.Frame) ([]compute.Matrix, error)
+	Grid() (h, w int)
+}
+
+// waiting is how many frames may wait for the encoder, and how many of them it takes in one pass when they do.
+const waiting = 4
+
+// Watch is a frame's walk: Source.Next, a bounded channel, Encoder.Encode, a thumbnail, Bank.Add. It returns nil when the source
+// has ended, ctx's error when that is done, or what the source broke with; by then its goroutine is gone and (unless ctx was
+// done) every frame is in the bank. It is the bank's one writer. A frame that cannot be encoded is counted on the meters and left out;
+// watching goes on. When the encoder is slower than the source, Next is simply not called: dropping is the source's policy.
+func Watch(ctx context.Context, src Source, enc Encoder, bank *memorybank.Bank, meters ...*Meter) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	frames := make(chan ingest.Frame, waiting)
+	var broken error // written by the reader before it closes frames
+	go func() {
+		defer close(frames)
+		for {
+			f, err := src.Next(ctx)
+			if err != nil {
+				if !errors.Is(err, io.EOF) {
+					broken = fmt.Errorf("qa: watch: %w", err)
+				}
+				return
+			}
+			select {
+			case frames <- f:
+			case <-ctx.Done():
+				broken = fmt.Errorf("qa: watch: %w", ctx.Err())
+				return
+			}
+		}
+	}()
+
+	epoch := bank.Snapshot().Epoch
+	for f := range frames {
+		batch := append(make([]ingest.Frame, 0, waiting), f)
+		for len(batch) < waiting && len(frames) > 0 {
+			batch = append(batch, <-frames)
+		}
+		if ctx.Err() != nil {
+			continue // the reader is about to close the channel
+		}
+		for i, e := range encode(ctx, enc, batch, meters) {
+			if e.Tokens.Rows == 0 {
+				continue // counted
+			}
+			e.At = batch[i].Wall.Sub(epoch)
+			e.Thumb = thumbnail(batch[i])
+			bank.Add(e)
+			for _, m := range meters {
+				m.added(batch[i].Wall)
+			}
+		}
+	}
+	return broken
+}
+
+// encode returns one entry a frame, with rows only, and without rows where that failed. A batch that fails is tried again frame by
+// frame, so one bad picture costs only itself.
+func encode(ctx context.Context, enc Encoder, batch []ingest.Frame, meters []*Meter) []memorybank.Entry {
+	start := time.Now()
+	rows, err := enc.Encode(ctx, batch...)
+	for _, m := range meters {
+		m.encoded(time.Since(start))
+	}
+	h, w := enc.Grid()
+	if err == nil {
+		err = check(rows, len(batch), h*w)
+	}
+	entries := make([]memorybank.Entry, 0, len(batch))
+	switch {
+	case err == nil:
+		for _, r := range rows {
+			entries = append(entries, memorybank.Entry{Grid: memorybank.Grid{H: h, W: w}, Tokens: r})
+		}
+	case len(batch) > 1:
+		for i := range batch {
+			entries = append(entries, encode(ctx, enc, batch[i:i+1], meters)...)
+		}
+	default:
+		entries = append(entries, memorybank.Entry{})
+		if ctx.Err() == nil {
+			for _, m := range meters {
+				m.failed(fmt.Errorf("frame %d: %w", batch[0].Index, err))
+			}
+		}
+	}
+	return entries
+}
+
+// check keeps what is not a picture of anything out of the bank, where an average would carry it on for ever.
+func check(rows []compute.Matrix, frames, cells int) error {
+	if len(rows) != frames {
+		return fmt.Errorf("encoder gave %d matrices for %d frames", len(rows), frames)
+	}
+	for _, m := range rows {
+		if m.Rows != cells || m.Rows == 0 || len(m.Data) != m.Rows*m.Cols {
+			return fmt.Errorf("encoder gave %d rows for a grid of %d", m.Rows, cells)
+		}
+		for _, v := range m.Data {
+			if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
+				return errors.New("encoder gave values that are not numbers")
+			}
+		}
+	}
+	return nil
+}
+
+// Meter counts what Watch does. The zero Meter is ready; one Watch writes it, anyone reads it.
+type Meter struct {
+	Now func() time.Time // nil is time.Now; set before Watch
+
+	mu sync.Mutex
+	p  Progress
+}
+
+// Progress is what a Meter shows.
+type Progress struct {
+	Frames    uint64        // in the bank
+	Failed    uint64        // frames that could not be encoded
+	Encoding  time.Duration // spent in the encoder, all in all
+	LastFrame time.Time     // wall time of the newest frame in the bank
+	Lag       time.Duration // from that wall time to when it was in the bank
+	LastError string        // of the newest frame that could not be encoded; "" if none ever
+	ErrorAt   time.Time
+}
+
+// Read returns the counters.
+func (m *Meter) Read() Progress {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.p
+}
+
+func (m *Meter) now() time.Time {
+	if m.Now != nil {
+		return m.Now()
+	}
+	return time.Now()
+}
+
+func (m *Meter) added(wall time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.p.Frames++
+	m.p.LastFrame, m.p.Lag = wall, max(m.now().Sub(wall), 0)
+}
+
+func (m *Meter) encoded(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.p.Encoding += d
+}
+
+func (m *Meter) failed(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.p.Failed++
+	m.p.LastError, m.p.ErrorAt = err.Error(), m.now()
+}
