@@ -1,0 +1,64 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+type checkConfigCmd struct {
+	File string `arg:"" type:"path" help:"The configuration file."`
+}
+
+func (c *checkConfigCmd) Help() string {
+	return `Reads the file as "serve" would, opens nothing, and prints each stream with its defaults filled in. Credentials are not shown.
+
+Example:
+  afterimage check-config /etc/afterimage/config.yaml`
+}
+
+func (c *checkConfigCmd) Run(a *app) error {
+	cfg, err := LoadConfig(c.File, a.lookup)
+	if err != nil {
+		return err
+	}
+	if _, err := readToken(cfg.Auth.TokenFile); err != nil {
+		return err
+	}
+	model := cfg.Model
+	if model == "" {
+		model = "embedded"
+	}
+	fmt.Fprintf(a.out, "%s is fine\nlisten %s, model %s, device %s, threads %s\n", c.File, cfg.Listen, model, cfg.Device, orAll(cfg.Threads))
+	for _, s := range cfg.Streams {
+		fmt.Fprintf(a.out, "stream %s: %s, %g fps, %s, stalled after %s, memory %s\n",
+			s.Name, s.URL, s.FPS, s.Transport, time.Duration(s.StallTimeout), s.Memory)
+	}
+	return nil
+}
+
+func orAll(threads int) string {
+	if threads == 0 {
+		return "all"
+	}
+	return fmt.Sprint(threads)
+}
+
+// String is the strategy with its sizes.
+func (m MemoryConfig) String() string {
+	m = m.withDefaults()
+	if m.Strategy == "recent" {
+		return fmt.Sprintf("recent (frames %d)", m.Frames)
+	}
+	return fmt.Sprintf("flash (synopsis %d, detail %d)", m.Synopsis, m.Detail)
+}
+
+// withDefaults fills in the sizes that the strategies would use for zero.
+func (m MemoryConfig) withDefaults() MemoryConfig {
+	m.Strategy = first(m.Strategy, "flash")
+	if m.Strategy == "recent" {
+		m.Frames = first(m.Frames, 16)
+	} else {
+		m.Synopsis, m.Detail = first(m.Synopsis, 64), first(m.Detail, 8)
+	}
+	return m
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const canary = "hunter2canary"
+
+func environment(pairs ...string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		for _, p := range pairs {
+			if k, v, _ := strings.Cut(p, "="); k == name {
+				return v, true
+			}
+		}
+		return "", false
+	}
+}
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return file
+}
+
+func TestLoadConfig(t *testing.T) {
+	file := writeConfig(t, `
+listen: ${HOST:127.0.0.1}:9000
+threads: ${N}
+model: weights
+auth: {token_file: token}
+stream_defaults:
+  fps: 1
+  memory: {strategy: flash, synopsis: 32}
+streams:
+  front_door: rtsp://viewer:${CAM_PASS}@192.0.2.10/stream2
+  yard:
+    source: rtsp://viewer@192.0.2.11/live
+    password_file: secret
+    fps: 4
+    transport: udp
+    stall_timeout: 30s
+  porch: {source: "sim://street?seed=100001", memory: {strategy: recent, frames: 16}}
+  clip: clips/one.mp4
+  cost: "$${HOME}.mp4"
+`)
+	dir := filepath.Dir(file)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "secret"), []byte("p@ss/"+canary+"\r\nmore"), 0o600))
+	c, err := LoadConfig(file, environment("CAM_PASS="+canary, "N=3"))
+	require.NoError(t, err)
+
+	assert.Equal(t, "127.0.0.1:9000", c.Listen)
+	assert.Equal(t, 3, c.Threads)
+	assert.Equal(t, "auto", c.Device)
+	assert.Equal(t, filepath.Join(dir, "weights"), c.Model)
+	assert.Equal(t, filepath.Join(dir, "token"), c.Auth.TokenFile)
+	require.Len(t, c.Streams, 5)
+	front, yard, porch, clip, cost := c.Streams[0], c.Streams[1], c.Streams[2], c.Streams[3], c.Streams[4]
+	assert.Equal(t, "front_door", front.Name)
+	assert.Equal(t, 1.0, front.FPS)
+	assert.Equal(t, "tcp", front.Transport)
+	assert.Equal(t, duration(10*time.Second), front.StallTimeout)
+	assert.Equal(t, MemoryConfig{Strategy: "flash", Synopsis: 32}, front.Memory)
+	assert.Equal(t, "rtsp://viewer:"+canary+"@192.0.2.10/stream2", front.URL.Raw())
+	assert.Equal(t, "rtsp://viewer:p%40ss%2F"+canary+"@192.0.2.11/live", yard.URL.Raw())
+	assert.Equal(t, duration(30*time.Second), yard.StallTimeout)
+	assert.Equal(t, MemoryConfig{Strategy: "recent", Frames: 16}, porch.Memory, "sizes of another strategy are not inherited")
+	assert.Equal(t, filepath.Join(dir, "clips/one.mp4"), clip.URL.Path())
+	assert.Equal(t, filepath.Join(dir, "${HOME}.mp4"), cost.URL.Path())
+
+	// However the configuration is printed, no password shows.
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("config", "config", c, "stream", yard, "url", yard.URL)
+	for _, shown := range []string{log.String(), fmt.Sprintf("%v %+v %#v", c, c, *c), fmt.Sprint(yard), fmt.Sprintf("%+v", front)} {
+		assert.NotContains(t, shown, canary)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	const one = "streams: {a: sim://street}\n"
+	for _, tt := range []struct{ name, text, want string }{
+		{"unknown key", "lisen: 1\n" + one, ":1:1: unknown field \"lisen\"\n     1 | lisen: 1\n         ^"},
+		{"unknown stream key", "streams:\n  a:\n    source: sim://street\n    sauce: x\n", ":4:5: unknown field \"sauce\""},
+		{"unknown memory key", "streams:\n  a:\n    source: sim://street\n    memory: {kind: x}\n", ":4:14: unknown field \"kind\""},
+		{"duplicate key", "listen: a:1\nlisten: b:2\n" + one, ":2:1: mapping key \"listen\" already defined"},
+		{"duplicate stream", "streams:\n  a: sim://street\n  a: sim://street\n", ":3:3: mapping key \"a\" already defined"},
+		{"wrong type", "threads: many\n" + one, ":1:10: cannot unmarshal string into Go struct field"},
+		{"listen", "listen: 8765\n" + one, ":1:9: want host:port"},
+		{"port", "listen: localhost:99999\n" + one, ":1:9: want a port"},
+		{"device", "device: tpu\n" + one, ":1:9: want cpu or auto"},
+		{"threads", "threads: -1\n" + one, ":1:10: want 0"},
+		{"no streams", "listen: 127.0.0.1:1\n", "no streams"},
+		{"empty file", "", "no streams"},
+		{"name", "streams:\n  9lives: sim://street\n", ":2:3: a stream's name"},
+		{"name slash", "streams:\n  a/b: sim://street\n", ":2:3: a stream's name"},
+		{"list", "streams: [a]\n", ":1:10: want streams by name"},
+		{"no source", "streams:\n  a: {fps: 1}\n", "no source"},
+		{"null stream", "streams:\n  a:\n", ":2:6: null was used"},
+		{"scheme", "streams:\n  a: ftp://x/y\n", ":2:6: stream a: ingest: source URL: unknown scheme"},
+		{"fps", "streams:\n  a: {source: sim://street, fps: 100}\n", ":2:34: want 0.05 to 30"},
+		{"fps nan", "streams:\n  a: {source: sim://street, fps: .nan}\n", "want 0.05 to 30"},
+		{"transport", "streams:\n  a: {source: sim://street, transport: sctp}\n", ":2:40: want tcp or udp"},
+		{"stall", "streams:\n  a: {source: sim://street, stall_timeout: 10}\n", "want a duration such as 10s"},
+		{"stall range", "streams:\n  a: {source: sim://street, stall_timeout: 1ms}\n", "want 1s to 1h"},
+		{"strategy", "stream_defaults: {memory: {strategy: lru}}\n" + one, ":1:38: want flash or recent"},
+		{"strategy sizes", "streams:\n  a: {source: sim://street, memory: {frames: 4}}\n", "frames belongs to the strategy recent"},
+		{"recent sizes", "streams:\n  a: {source: sim://street, memory: {strategy: recent, detail: 4}}\n", "recent has frames"},
+		{"default source", "stream_defaults: {source: sim://street}\n" + one, "cannot be shared"},
+		{"variable", "model: ${NOWHERE}\n" + one, ":1:8: environment variable NOWHERE is not set"},
+		{"password twice", "streams:\n  a: {source: \"rtsp://u:p@h/\", password_file: pw}\n", "password_file"},
+		{"two documents", one + "---\n" + one, "more than one document"},
+		{"alias", "stream_defaults: &a {fps: 1}\n" + one, "anchors, aliases and tags"},
+		{"syntax", "streams: {a: [\n", ":1:"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := LoadConfig(writeConfig(t, tt.text), environment())
+			require.Error(t, err)
+			assert.Contains(t, err.Error(), "config.yaml")
+			assert.Contains(t, err.Error(), tt.want)
+		})
+	}
+	_, err := LoadConfig(filepath.Join(t.TempDir(), "absent.yaml"), environment())
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// No error about a configuration may repeat a credential, wherever in the file the mistake is.
+func TestConfigErrorsHideCredentials(t *testing.T) {
+	for _, text := range []string{
+		"streams:\n  a: rtsp://admin:" + canary + "@h:99999/x\n",
+		"streams:\n  a: rtsp://admin:" + canary + "\n",
+		"streams:\n  a: rtsp://admin:pa/" + canary + "@h/x\n",
+		"streams:\n  a: rtsp://admin:pa " + canary + "@h/x\n",
+		"streams:\n  a: admin:" + canary + "@h/x\n",
+		"streams:\n  a: ftp://h/x?token=" + canary + "\n",
+		"streams:\n  a: {source: rtsp://u:" + canary + "@h/, fps: 99}\n",
+		"streams:\n  a: {source: rtsp://u:" + canary + "@h/, sauce: 1}\n",
+		"streams: rtsp://u:" + canary + "@h/\n",
+		"threads: rtsp://u:" + canary + "@h/\nstreams: {a: sim://street}\n",
+		"auth: {token: " + canary + "}\n",
+		"password: " + canary + "\n",
+		"streams:\n  a:\n    source: rtsp://u@h/\n    password: " + canary + "\n",
+		"streams:\n  a:\n    source: rtsp://u@h/\n    password: \"" + canary + "\n",
+		"streams:\n  rtsp://u:" + canary + "@h/: 1\n",
+		"streams:\n  a: rtsp://${USER}:${PASS}@h:0/\n",
+		"streams:\n  a: ${URL}\n  9: 1\n",
+		"threads: ${URL}\n",
+	} {
+		_, err := LoadConfig(writeConfig(t, text), environment("USER=u", "PASS="+canary, "URL=rtsp://u:"+canary+"@h:0/"))
+		require.Error(t, err, text)
+		assert.NotContains(t, err.Error(), canary, text)
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	for _, s := range []string{
+		"", "streams: {a: sim://street}", "streams:\n  a:\n    source: rtsp://u:p@h/\n    memory: {strategy: recent, frames: 3}\n",
+		"listen: ${A:b}", "a: &x {b: *x}", "? [a]\n: b", "--- |\n x\n", "streams: !!map {}", "\"a\": 'b'", "threads: 0x10", "stream_defaults: {fps: 1e3}",
+		"${A}: ${B}", "a: [1, {b: ${C:[}}]", "\t- x", "streams:\n  a: >\n    rtsp://h/\n", "streams: {a: }", "%YAML 1.2\n---\n",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, root, err := parseConfig([]byte(text), environment("A=1", "B=x: y"))
+		if err == nil {
+			err = c.resolve("/nowhere", root)
+		}
+		if err != nil {
+			assert.NotEmpty(t, showConfigError("config.yaml", text, err).Error())
+			return
+		}
+		for _, s := range c.Streams {
+			assert.False(t, s.URL.IsZero(), "a stream without a source passed")
+			assert.Regexp(t, streamName, s.Name)
+		}
+	})
+}

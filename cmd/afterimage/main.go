@@ -1,0 +1,128 @@
+// Command afterimage watches live video and answers questions about it at any moment. Every choice (devices, model, strategy,
+// source) is made in this package, and only here are flags, files and the environment read.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the whole command line.
+type cli struct {
+	Settings
+
+	Serve       serveCmd       `cmd:"" help:"Watch the streams of a configuration file and serve the page and the API."`
+	Ask         askCmd         `cmd:"" help:"Watch one source for a while, then answer a question about it."`
+	Demo        demoCmd        `cmd:"" help:"Show everything at work on a simulated camera, no set-up needed."`
+	Simcam      simcamCmd      `cmd:"" help:"Be the simulated camera: over RTSP, or as a clip with its ground truth."`
+	Bench       benchCmd       `cmd:"" help:"Measure answers, speed or steadiness on this machine."`
+	Doctor      doctorCmd      `cmd:"" help:"Check that this machine has what is needed, and say what to do where it has not."`
+	CheckConfig checkConfigCmd `cmd:"" name:"check-config" help:"Check a configuration file and print what it means."`
+	Completion  completionCmd  `cmd:"" help:"Print a completion script for a shell."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
+}
+
+// Settings are the flags that every verb has.
+type Settings struct {
+	Model     string `placeholder:"DIR" env:"AFTERIMAGE_MODEL" help:"Model directory; without one, the model inside this program."`
+	Device    string `placeholder:"NAME" enum:"auto,cpu," default:"" env:"AFTERIMAGE_DEVICE" help:"Where models run: auto or cpu."`
+	Threads   int    `placeholder:"N" env:"AFTERIMAGE_THREADS" help:"CPU threads in all; 0 means every core."`
+	CPU       string `name:"cpu" placeholder:"LEVEL" env:"AFTERIMAGE_CPU" help:"Force a level of CPU kernels: scalar, avx2, avx512 or amx."`
+	Weights   string `placeholder:"TYPE" enum:"bf16,i8,f32" default:"bf16" env:"AFTERIMAGE_WEIGHTS" help:"How weights are held: bf16, i8 (smaller, less exact) or f32."`
+	LogLevel  string `placeholder:"LEVEL" enum:"debug,info,warn,error" default:"info" env:"AFTERIMAGE_LOG_LEVEL" help:"What to log: debug, info, warn or error."`
+	LogFormat string `placeholder:"FORMAT" enum:"auto,text,json" default:"auto" env:"AFTERIMAGE_LOG_FORMAT" help:"How to log: text, json, or auto (text on a terminal)."`
+}
+
+// app is what a verb works with.
+type app struct {
+	Settings
+	in       io.Reader
+	out      io.Writer // answers and results
+	err      io.Writer // logs and progress
+	errTTY   bool
+	outTTY   bool
+	log      *slog.Logger
+	lookup   func(string) (string, bool)
+	hardStop context.CancelFunc
+}
+
+const description = `Watches live video and answers questions about it at any moment, from a memory that never grows.
+
+Start with:
+  afterimage demo                                      a simulated camera, the page at http://127.0.0.1:8765
+  afterimage ask rtsp://CAMERA/stream "Is the door open?"
+  afterimage serve config.yaml`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	code := run(ctx, os.Args[1:], &app{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr, outTTY: isTerminal(os.Stdout), errTTY: isTerminal(os.Stderr), lookup: os.LookupEnv,
+	})
+	os.Exit(code)
+}
+
+// exitCode is how kong's --help leaves the parser without ending the process.
+type exitCode int
+
+// run parses args, runs the verb and returns the exit status: 0 done, 1 failed, 2 wrong usage.
+func run(ctx context.Context, args []string, a *app) (code int) {
+	defer func() {
+		if r := recover(); r != nil {
+			e, ok := r.(exitCode)
+			if !ok {
+				panic(r)
+			}
+			code = int(e)
+		}
+	}()
+	var c cli
+	parser, err := newParser(&c, a.out, a.err)
+	if err != nil {
+		panic(err) // the grammar above is wrong: ours
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	k, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(a.err, "afterimage: %v\nRun \"afterimage --help\", or with a verb: \"afterimage serve --help\".\n", err)
+		return 2
+	}
+	a.Settings = c.Settings
+	a.log = newLogger(a.err, a.errTTY, c.LogLevel, c.LogFormat)
+	k.BindTo(ctx, (*context.Context)(nil))
+	if err := k.Run(a, parser); err != nil {
+		switch {
+		case errors.Is(err, errSaid):
+		case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+			fmt.Fprintln(a.err, "afterimage: stopped")
+		default:
+			fmt.Fprintf(a.err, "afterimage: %v\n", err)
+		}
+		return 1
+	}
+	return 0
+}
+
+// errSaid is a failure that the verb itself has told the user about.
+var errSaid = errors.New("failed")
+
+func newParser(c *cli, out, err io.Writer) (*kong.Kong, error) {
+	return kong.New(c,
+		kong.Name("afterimage"),
+		kong.Description(description),
+		kong.Writers(out, err),
+		kong.Vars{"listen": defaultListen},
+		kong.Exit(func(code int) { panic(exitCode(code)) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}),
+	)
+}

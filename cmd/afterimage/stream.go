@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"afterimage/ingest"
+	"afterimage/memorybank"
+	"afterimage/qa"
+	"afterimage/web"
+)
+
+// stream is one watched source with its memory; it is what the web server shows and the terminal asks.
+type stream struct {
+	*qa.Session
+	*ingest.Supervisor // State, Coverage
+	name               string
+	url                ingest.URL
+	live               bool
+	strategy           string
+	bank               *memorybank.Bank
+	encoder            qa.Encoder
+	meter              qa.Meter
+	log                *slog.Logger
+	latest             atomic.Pointer[ingest.Frame]
+
+	stop    context.CancelFunc // of watchInBackground; nil before
+	stopped sync.WaitGroup
+}
+
+// openStream prepares a stream as it is served: files and simulated cameras at the speed of life.
+func openStream(ctx context.Context, a *app, m *machine, c StreamConfig) (*stream, error) {
+	return newStream(ctx, a, m, c, true)
+}
+
+// openFastStream prepares a stream for one question: what has an end is watched as fast as it can be.
+func openFastStream(ctx context.Context, a *app, m *machine, c StreamConfig) (*stream, error) {
+	return newStream(ctx, a, m, c, false)
+}
+
+func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, pace bool) (*stream, error) {
+	strategy, err := newStrategy(c.Memory)
+	if err != nil {
+		return nil, err
+	}
+	epoch := time.Now()
+	open, live, err := sourceOpener(ctx, c.URL, sourceOptions{FPS: c.FPS, Transport: c.Transport, Pace: pace, Epoch: zeroIf(pace, epoch)})
+	if err != nil {
+		return nil, err
+	}
+	log := a.log.With("component", "ingest", "stream", c.Name)
+	s := &stream{
+		name: c.Name, url: c.URL, live: live, strategy: c.Memory.Strategy, encoder: m.encoder, log: log,
+		bank: memorybank.New(epoch, strategy),
+	}
+	s.Supervisor = ingest.Supervise(open, ingest.Options{Live: live, StallTimeout: time.Duration(c.StallTimeout), Log: log})
+	now := time.Now
+	if !live && !pace {
+		now = s.end // a file that was read at once is asked at its end
+	}
+	s.Session = qa.NewSession(s.bank, m.share(), s.Supervisor, now)
+	return s, nil
+}
+
+func zeroIf(zero bool, t time.Time) time.Time {
+	if zero {
+		return time.Time{}
+	}
+	return t
+}
+
+func newStrategy(c MemoryConfig) (memorybank.Strategy, error) {
+	c = c.withDefaults()
+	switch c.Strategy {
+	case "flash":
+		return memorybank.Flash{Synopsis: c.Synopsis, Detail: c.Detail}, nil
+	case "recent":
+		return memorybank.Recent{N: c.Frames}, nil
+	}
+	return nil, fmt.Errorf("memory strategy %q: want flash or recent", c.Strategy)
+}
+
+// end is the wall clock's time of the newest frame in memory.
+func (s *stream) end() time.Time {
+	snap := s.bank.Snapshot()
+	return snap.Wall(snap.Now)
+}
+
+// Next passes the supervisor's frames on to Watch and keeps the newest for whoever wants to see it.
+func (s *stream) Next(ctx context.Context) (ingest.Frame, error) {
+	f, err := s.Supervisor.Next(ctx)
+	if err == nil {
+		s.latest.Store(&f)
+	}
+	return f, err
+}
+
+// watch fills the memory until the source ends or ctx does.
+func (s *stream) watch(ctx context.Context) error {
+	err := qa.Watch(ctx, s, s.encoder, s.bank, &s.meter)
+	if p := s.meter.Read(); p.Failed > 0 {
+		s.log.Warn("frames that could not be encoded", "frames", p.Failed, "last", p.LastError)
+	}
+	return err
+}
+
+// watchInBackground starts watch; close ends it.
+func (s *stream) watchInBackground(ctx context.Context) {
+	ctx, s.stop = context.WithCancel(ctx)
+	s.stopped.Go(func() {
+		if err := s.watch(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			s.log.Error("watching stopped", "err", err)
+		}
+	})
+	s.stopped.Go(func() { s.logStates(ctx) })
+}
+
+// logStates logs every change of the source's state until ctx ends.
+func (s *stream) logStates(ctx context.Context) {
+	changes, cancel := s.Subscribe()
+	defer cancel()
+	last := ingest.State("")
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case st, ok := <-changes:
+			if !ok {
+				return
+			}
+			if st.State == last {
+				continue
+			}
+			last = st.State
+			attrs := []any{"state", string(st.State), "source", s.url}
+			if st.Err != "" {
+				attrs = append(attrs, "err", st.Err)
+			}
+			s.log.Info("source", attrs...)
+			if st.State == ingest.Ended {
+				return
+			}
+		}
+	}
+}
+
+// close stops watching and waits.
+func (s *stream) close() {
+	if s.stop != nil {
+		s.stop()
+	}
+	if err := s.Supervisor.Close(); err != nil {
+		s.log.Warn("close", "err", err)
+	}
+	s.stopped.Wait()
+}
+
+// frames is how many are in the memory.
+func (s *stream) frames() uint64 { return s.bank.Snapshot().Version }
+
+// Name implements web.Stream.
+func (s *stream) Name() string { return s.name }
+
+// Source implements web.Stream.
+func (s *stream) Source() string { return s.url.String() }
+
+// LatestFrame implements web.Stream.
+func (s *stream) LatestFrame() (ingest.Frame, bool) {
+	if f := s.latest.Load(); f != nil {
+		return *f, true
+	}
+	return ingest.Frame{}, false
+}
+
+// MemoryStats implements web.Stream.
+func (s *stream) MemoryStats() web.MemoryStats {
+	snap := s.bank.Snapshot()
+	st := web.MemoryStats{Strategy: s.strategy, Version: snap.Version, Entries: len(snap.Entries)}
+	for _, e := range snap.Entries {
+		st.Tokens += e.Tokens.Rows
+		st.Bytes += 4*int64(len(e.Tokens.Data)) + int64(len(e.Thumb))
+	}
+	if len(snap.Entries) > 0 {
+		st.Oldest, st.Newest = snap.Wall(snap.Entries[0].Start), snap.Wall(snap.Now)
+	}
+	return st
+}
