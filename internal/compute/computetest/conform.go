@@ -14,7 +14,7 @@ import (
 
 // Tolerances bound a device's error against the reference, each relative to the natural size of what was summed.
 type Tolerances struct {
-	F32, BF16, I8 float64 // Linear by weight type, relative to Σ|x·w| + |bias| + |residual|
+	F32, BF16, I8 float64 // Linear by weight type, relative to Σ|x·w| + |bias| + |residual|; for I8 with max|x| for x
 	Attention     float64 // relative to the largest |v|
 	Other         float64 // everything else, relative to the largest term of an element
 }

@@ -57,8 +57,14 @@ func linearCase(rows, cols, outs int, as compute.DType, epilogue int, tol Tolera
 			o.Linear(t[0], t[1], ws[0], args)
 		},
 		scale: func(r, n int) float64 {
-			sum := 0.0
+			sum, peak := 0.0, 0.0
+			for _, v := range x.Row(r) {
+				peak = max(peak, math.Abs(float64(v)))
+			}
 			for k, v := range x.Row(r) {
+				if as == compute.I8 {
+					v = float32(peak) // one step of rounding for the whole row
+				}
 				sum += math.Abs(float64(v) * float64(w.Row(n)[k]))
 			}
 			if bias {

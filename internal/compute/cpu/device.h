@@ -1,0 +1,61 @@
+// The C side of the package. Go checks shapes and memory; C computes. Every function returns 0, or AF_NOMEM where scratch memory
+// could not be had. Nothing here keeps a pointer that it was given, but for af_view memory and weights that C itself owns.
+#ifndef AF_DEVICE_H
+#define AF_DEVICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { AF_OK = 0, AF_NOMEM = 1 };
+
+// What the machine can do, and what a device was opened to use.
+enum {
+  AF_AVX2 = 1,       // with FMA
+  AF_AVX512 = 2,     // F, BW, DQ, VL
+  AF_BF16 = 4,       // AVX512-BF16
+  AF_VNNI = 8,       // AVX512-VNNI
+  AF_AMX = 16,       // tiles, bf16 and int8, and the kernel's permission to use them
+  AF_AMX_MODEL = 32, // AMX's packing and order of sums with its instructions modelled in C: for tests on any machine
+};
+
+enum { AF_F32 = 0, AF_DT_BF16 = 1, AF_I8 = 2 }; // compute.DType
+enum { AF_IDENTITY = 0, AF_GELU = 1, AF_GELU_TANH = 2, AF_QUICK_GELU = 3 }; // compute.Activation
+
+typedef struct af_device af_device;
+typedef struct af_weight af_weight;
+
+// A matrix in memory: rows x cols, rows stride floats apart. p is NULL for "none".
+typedef struct {
+  float *p;
+  int rows, cols;
+  ptrdiff_t stride;
+} af_view;
+
+typedef struct {
+  int heads, kv_heads, head_dim;
+  int past, causal, segment;
+  float scale;
+} af_attention_args;
+
+int af_detect(void);
+af_device *af_open(int threads, int features);
+void af_close(af_device *d);
+
+void *af_map(size_t bytes); // zeroed, 64-byte aligned; NULL when there is none
+void af_unmap(void *p, size_t bytes);
+
+af_weight *af_weight_new(af_device *d, const float *w, int out, int in, int dtype);
+void af_weight_free(af_weight *w);
+
+void af_copy(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, int rows, int cols);
+void af_embed(af_device *d, af_view dst, const af_weight *table, const int32_t *ids);
+int af_linear(af_device *d, af_view dst, af_view x, const af_weight *w, const float *bias, int act, af_view residual);
+void af_rmsnorm(af_device *d, af_view dst, af_view x, const float *w, float eps);
+void af_layernorm(af_device *d, af_view dst, af_view x, const float *w, const float *b, float eps);
+int af_rope(af_device *d, af_view x, int head_dim, const int32_t *pos, const float *freq);
+int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a);
+void af_swiglu(af_device *d, af_view dst, af_view gate_up);
+void af_add(af_device *d, af_view dst, af_view x);
+void af_avgpool(af_device *d, af_view dst, af_view x, int grid_h, int grid_w, int kh, int kw);
+
+#endif

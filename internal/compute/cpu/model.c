@@ -1,0 +1,59 @@
+// The instructions of dot_avx512.c and amx.c in plain C, on the same packed memory: what proves the packing on a machine that
+// lacks them.
+#include <string.h>
+
+#include "kernels.h"
+
+// One tile: c [16, 16 of 32] += a [16 rows, 64 bytes] · b [16 groups, 64 bytes of 128]
+static void tile_bf16(const uint8_t *a, const uint8_t *b, float *c) {
+  for (int r = 0; r < 16; r++)
+    for (int g = 0; g < 16; g++)
+      for (int n = 0; n < 16; n++)
+        for (int i = 0; i < 2; i++) {
+          uint16_t x, w;
+          memcpy(&x, a + r * 64 + g * 4 + i * 2, 2);
+          memcpy(&w, b + g * 128 + n * 4 + i * 2, 2);
+          c[r * 32 + n] += af_from_bf16(x) * af_from_bf16(w);
+        }
+}
+
+static void tile_u8(const uint8_t *a, const uint8_t *b, int32_t *c) {
+  for (int r = 0; r < 16; r++)
+    for (int g = 0; g < 16; g++)
+      for (int n = 0; n < 16; n++)
+        for (int i = 0; i < 4; i++) c[r * 32 + n] += a[r * 64 + g * 4 + i] * (int8_t)b[g * 128 + n * 4 + i];
+}
+
+void af_model_block_bf16(int rows, int steps, const uint8_t *a, const void *b, void *c) {
+  memset(c, 0, (rows > 16 ? 32 : 16) * 128);
+  for (int top = 0; top < rows; top += 16)
+    for (int s = 0; s < steps; s++)
+      for (int half = 0; half < 2; half++)
+        tile_bf16(a + (top / 16 * steps + s) * 1024, (const uint8_t *)b + s * 2048 + half * 64, (float *)c + top * 32 + half * 16);
+}
+
+void af_model_block_u8(int rows, int steps, const uint8_t *a, const void *b, void *c) {
+  memset(c, 0, (rows > 16 ? 32 : 16) * 128);
+  for (int top = 0; top < rows; top += 16)
+    for (int s = 0; s < steps; s++)
+      for (int half = 0; half < 2; half++)
+        tile_u8(a + (top / 16 * steps + s) * 1024, (const uint8_t *)b + s * 2048 + half * 64, (int32_t *)c + top * 32 + half * 16);
+}
+
+void af_model_row_u8(int rows, int steps, const uint8_t *a, ptrdiff_t lda, const void *b, void *c) {
+  memset(c, 0, (size_t)rows * 128);
+  for (int r = 0; r < rows; r++)
+    for (int k = 0; k < steps * 64; k++)
+      for (int n = 0; n < 32; n++) ((int32_t *)c)[r * 32 + n] += a[r * lda + k] * ((const int8_t *)b)[(k / 4 * 32 + n) * 4 + k % 4];
+}
+
+void af_model_step_bf16(const float *x, int n, uint8_t *out) {
+  for (int i = 0; i < 32; i++) {
+    uint16_t h = i < n ? af_to_bf16(x[i]) : 0;
+    memcpy(out + 2 * i, &h, 2);
+  }
+}
+
+void af_model_step_u8(const float *x, int n, float inv, uint8_t *out) {
+  for (int i = 0; i < 64; i++) out[i] = i < n ? (uint8_t)((int)__builtin_rintf(x[i] * inv) + 128) : 128;
+}

@@ -1,0 +1,30 @@
+// Sixteen floats: AVX-512 F, BW, DQ, VL.
+#include <immintrin.h>
+
+#define AF_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")))
+#define FN static AF_TARGET
+#define INL static inline __attribute__((always_inline)) AF_TARGET
+typedef __m512 vf;
+enum { VN = 16, NV = 2, MR = 12 }; // 24 sums and 2 weights in 32 registers, activations broadcast from memory
+
+INL __mmask16 v_mask(int n) { return (__mmask16)((1u << n) - 1); }
+INL vf v_set1(float x) { return _mm512_set1_ps(x); }
+INL vf v_load(const float *p) { return _mm512_loadu_ps(p); }
+INL void v_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+INL vf v_loadn(const float *p, int n) { return _mm512_maskz_loadu_ps(v_mask(n), p); }
+INL void v_storen(float *p, vf v, int n) { _mm512_mask_storeu_ps(p, v_mask(n), v); }
+INL vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INL vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+INL vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+INL vf v_abs(vf a) { return _mm512_abs_ps(a); }
+INL float v_sum(vf a) { return _mm512_reduce_add_ps(a); }
+INL float v_peak(vf a) { return _mm512_reduce_max_ps(a); }
+INL vf v_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+INL vf v_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+INL void v_bf16x2(const uint16_t *p, vf *even, vf *odd) {
+  __m512i v = _mm512_loadu_si512(p);
+  *even = _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+  *odd = _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000)));
+}
+INL vf v_ldexp(vf x, vf n) { return _mm512_scalef_ps(x, n); }
+INL vf v_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
