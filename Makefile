@@ -10,7 +10,6 @@ ENV := . scripts/env.sh
 TIMEOUT ?= 15m
 FUZZTIME ?= 20s
 TOOL := go tool -modfile=tools/go.mod
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # A CUDA build needs a toolkit on this machine; without one only the CPU program is built.
 NVCC := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 ifneq ($(wildcard internal/compute/cuda/Makefile),)
@@ -27,10 +26,10 @@ deps: ## install and build what is needed, once
 
 build: deps ## bin/afterimage (and bin/afterimage-cuda where a CUDA toolkit is found)
 	@$(ENV)
-	go build -o bin/afterimage -ldflags '-X main.version=$(VERSION)' ./cmd/afterimage
+	go build -o bin/afterimage ./cmd/afterimage
 	if [ -n "$(CUDA)" ]; then
 		$(MAKE) --no-print-directory -C internal/compute/cuda
-		go build -tags cuda -o bin/afterimage-cuda -ldflags '-X main.version=$(VERSION)' ./cmd/afterimage
+		go build -tags cuda -o bin/afterimage-cuda ./cmd/afterimage
 	fi
 
 demo: ## watch a simulated camera and ask about it; ONCE=1 asks three questions and ends

@@ -172,7 +172,7 @@ func (d *Decoder) offer() (sent bool, err error) {
 	d.guard.progress()
 	key := d.pkt.Flags().Has(astiav.PacketFlagKey)
 	t, known := d.packetTime()
-	due := !known || d.sampler.every == 0 || t >= d.sampler.due()
+	due := !known || d.sampler.every == 0 || t >= d.sampler.due
 	if key {
 		d.gate.key(t)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/asticode/go-astiav"
@@ -205,7 +206,7 @@ func open(ctx context.Context, u ingest.URL, o Options) (_ *Decoder, err error) 
 
 	d.guard.begin(ctx, o.OpenTimeout, "no video")
 	err = d.openInput(in)
-	if cause := d.guard.end(); cause != nil && err != nil {
+	if cause := d.guard.end(); cause != nil && (err != nil || ctx.Err() != nil) {
 		err = cause
 	}
 	if err != nil {
@@ -245,6 +246,9 @@ func (d *Decoder) openInput(in input) error {
 		d.polls = true
 	}
 	if err := fc.OpenInput(in.name, format, dict); err != nil {
+		if errors.Is(err, astiav.Error(-int(syscall.EINVAL))) {
+			return errors.New("not a format that a source of this kind may have")
+		}
 		return err // OpenInput freed fc
 	}
 	d.fc = fc

@@ -57,7 +57,8 @@ func (c *clock) advance(raw time.Duration, now time.Time) time.Duration {
 // A sampler picks frames on a fixed grid of times, so that the mean rate is exact whatever the stream's own rate is.
 type sampler struct {
 	every time.Duration // 0 takes every frame
-	next  time.Duration
+	next  time.Duration // the next place on the grid
+	due   time.Duration // from when on a frame is taken
 }
 
 func newSampler(fps float64) sampler {
@@ -67,19 +68,19 @@ func newSampler(fps float64) sampler {
 	return sampler{every: time.Duration(float64(time.Second) / fps)}
 }
 
-// due is from when on a frame is taken. A frame may come a little before its place on the grid: a stream at the very rate we
-// sample with must not lose frames to jitter.
-func (s *sampler) due() time.Duration { return s.next - s.every/8 }
-
 // take reports whether the frame at t is wanted and, if so, moves on.
 func (s *sampler) take(t time.Duration) bool {
 	if s.every == 0 {
 		return true
 	}
-	if t < s.due() {
+	if t < s.due {
 		return false
 	}
-	s.next = ((t+s.every/8)/s.every + 1) * s.every
+	// A frame may come a little before its place on the grid: a stream at the very rate we sample with must not lose frames to
+	// jitter. But after a late frame the next one keeps a distance.
+	early := s.every / 8
+	s.next = ((t+early)/s.every + 1) * s.every
+	s.due = max(s.next-early, t+s.every/2)
 	return true
 }
 
