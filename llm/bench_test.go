@@ -3,6 +3,7 @@ package llm
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -62,7 +63,7 @@ func onFastDevices(b *testing.B, bench func(b *testing.B, m *model)) {
 func BenchmarkPrefill(b *testing.B) {
 	onFastDevices(b, func(b *testing.B, m *model) {
 		s := &sequence{}
-		s.image(compute.NewMatrix(fullMemory, m.c.Hidden), 1)
+		s.image(noise(fullMemory, m.c.Hidden), 1)
 		for b.Loop() {
 			prefill(b, m, s)
 		}
@@ -74,7 +75,7 @@ func BenchmarkPrefill(b *testing.B) {
 func BenchmarkDecode(b *testing.B) {
 	onFastDevices(b, func(b *testing.B, m *model) {
 		s := &sequence{}
-		s.image(compute.NewMatrix(fullMemory, m.c.Hidden), 1)
+		s.image(noise(fullMemory, m.c.Hidden), 1)
 		prefill(b, m, s)
 		next, past := []int32{1}, fullMemory
 		for b.Loop() {
@@ -99,4 +100,13 @@ func prefill(b *testing.B, m *model, s *sequence) {
 		_, err := m.forward(context.Background(), s.slice(nil, from, to), from, want)
 		require.NoError(b, err)
 	}
+}
+
+func noise(rows, cols int) compute.Matrix {
+	m := compute.NewMatrix(rows, cols)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range m.Data {
+		m.Data[i] = float32(rng.NormFloat64())
+	}
+	return m
 }

@@ -162,7 +162,7 @@ func (e *Engine) Generate(ctx context.Context, p Prompt, o Options, emit func(To
 		return Stats{}, fmt.Errorf("llm: %w", err)
 	}
 	stats := Stats{PromptTokens: len(s.keys), VisualTokens: s.visual}
-	ctx, done, err := e.take(ctx)
+	done, err := e.take(ctx)
 	stats.Queued = time.Since(start)
 	if err != nil {
 		stats.Total, stats.Finish = stats.Queued, "cancelled"
@@ -189,9 +189,6 @@ func (e *Engine) Generate(ctx context.Context, p Prompt, o Options, emit func(To
 	}
 	stats.Total = time.Since(start)
 	if err != nil {
-		if e.life.Err() != nil {
-			err = ErrClosed
-		}
 		stats.Finish = "cancelled"
 		return stats, fmt.Errorf("llm: generate: %w", err)
 	}
@@ -205,7 +202,7 @@ func (e *Engine) Warm(ctx context.Context, p Prompt) error {
 	if err != nil {
 		return fmt.Errorf("llm: %w", err)
 	}
-	ctx, done, err := e.take(ctx)
+	done, err := e.take(ctx)
 	if err != nil {
 		return err
 	}
@@ -221,7 +218,7 @@ func (e *Engine) prefill(ctx context.Context, s *sequence, sampler *sampler) (fi
 	end := len(s.keys)
 	cached = e.cached.reuse(s.keys)
 	for from := cached; from < end; {
-		if err := ctx.Err(); err != nil {
+		if err := e.ended(ctx); err != nil {
 			return 0, cached, err
 		}
 		to, want := min(from+chunk, end), 0
@@ -248,6 +245,9 @@ func (e *Engine) prefill(ctx context.Context, s *sequence, sampler *sampler) (fi
 
 // verify implements target.
 func (e *Engine) verify(ctx context.Context, tokens []int32) (compute.Matrix, error) {
+	if err := e.ended(ctx); err != nil {
+		return compute.Matrix{}, err
+	}
 	e.base = len(e.cached.keys)
 	e.spans = append(e.spans[:0], span{ids: tokens})
 	logits, err := e.m.forward(ctx, e.spans, e.base, len(tokens))
@@ -266,29 +266,31 @@ func (e *Engine) keep(n int) { e.cached.keys = e.cached.keys[:e.base+n] }
 // room implements target.
 func (e *Engine) room() int { return e.c.Context - len(e.cached.keys) }
 
-// take waits for this caller's turn. The context it returns also ends with the engine; done gives the turn back.
-func (e *Engine) take(ctx context.Context) (_ context.Context, done func(), err error) {
+// take waits for this caller's turn; done gives it back.
+func (e *Engine) take(ctx context.Context) (done func(), err error) {
 	if e.life.Err() != nil {
-		return nil, nil, ErrClosed
+		return nil, ErrClosed
 	}
 	select {
 	case e.turn <- struct{}{}:
 	case <-ctx.Done():
-		return nil, nil, fmt.Errorf("llm: waiting for a turn: %w", ctx.Err())
+		return nil, fmt.Errorf("llm: waiting for a turn: %w", ctx.Err())
 	case <-e.life.Done():
-		return nil, nil, ErrClosed
+		return nil, ErrClosed
 	}
 	if e.m == nil {
 		<-e.turn
-		return nil, nil, ErrClosed
+		return nil, ErrClosed
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(e.life, cancel)
-	return ctx, func() {
-		stop()
-		cancel()
-		<-e.turn
-	}, nil
+	return func() { <-e.turn }, nil
+}
+
+// ended says why the request that has the turn should stop before its next pass, if it should.
+func (e *Engine) ended(ctx context.Context) error {
+	if e.life.Err() != nil {
+		return ErrClosed
+	}
+	return ctx.Err()
 }
 
 // Close cancels what is being generated, waits for it and frees the device memory. A second Close does nothing.

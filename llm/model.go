@@ -11,7 +11,7 @@ import (
 
 const (
 	chunk    = 512 // rows of one prefill pass: cancellation is looked at between passes
-	maxDraft = 16  // tokens a drafter may propose at once; a verifying pass has one row more
+	maxDraft = 7   // tokens a drafter may propose at once: up to eight rows, devices give each the bits it has alone
 )
 
 // model is the decoder on a device: weights, buffers for one pass, and the KV cache of one sequence. The engine's owner of the

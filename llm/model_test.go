@@ -91,7 +91,7 @@ func step(t *testing.T, m *model, ids []int32, past, want int) []float32 {
 }
 
 // tolerances are relative to the largest logit; the tiny models' weights are large, so rounding shows more than in trained ones.
-var tolerances = map[compute.DType]float64{compute.F32: 2e-5, compute.BF16: 4e-2, compute.I8: 2e-1}
+var tolerances = map[compute.DType]float64{compute.F32: 2e-5, compute.BF16: 4e-2, compute.I8: 3e-1}
 
 func TestGoldenLogits(t *testing.T) {
 	for _, dir := range []string{"llama", "llama3", "qwen2"} {

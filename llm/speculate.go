@@ -16,7 +16,7 @@ type Drafter interface {
 
 // target is the model as the decode loop sees it.
 type target interface {
-	// verify runs tokens after the sequence so far and returns one row of logits for each.
+	// verify runs tokens after the sequence so far and returns one row of logits for each, unless ctx has ended.
 	verify(ctx context.Context, tokens []int32) (compute.Matrix, error)
 	// keep drops all but the first n of the tokens just verified from the sequence.
 	keep(n int)
@@ -51,9 +51,6 @@ func (d *decoder) run(ctx context.Context, first int32) (string, error) {
 		return done, err
 	}
 	for {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
 		room := d.target.room()
 		if room < 1 {
 			return "length", nil

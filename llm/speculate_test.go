@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -40,9 +41,9 @@ func (f *fake) logits(seq []int32) []float32 {
 	return row
 }
 
-func (f *fake) verify(_ context.Context, tokens []int32) (compute.Matrix, error) {
-	if f.fail != nil {
-		return compute.Matrix{}, f.fail
+func (f *fake) verify(ctx context.Context, tokens []int32) (compute.Matrix, error) {
+	if err := cmp.Or(f.fail, ctx.Err()); err != nil {
+		return compute.Matrix{}, err
 	}
 	f.calls++
 	f.base = len(f.seq)
@@ -121,7 +122,7 @@ func TestSpeculationChangesNoToken(t *testing.T) {
 	out, _, fast, dec := generate(t, oracle(-1), Options{MaxTokens: 60}, 200)
 	assert.Equal(t, plainOut, out)
 	require.Greater(t, plain.calls, 20)
-	assert.Less(t, fast.calls, plain.calls/8, "a right draft of 16 saves passes")
+	assert.Less(t, fast.calls, plain.calls/5, "a right draft of 7 saves passes")
 	assert.Positive(t, dec.accepted)
 }
 
@@ -138,6 +139,7 @@ func TestDecodeErrors(t *testing.T) {
 	_, err = d.run(context.Background(), 1)
 	assert.ErrorIs(t, err, boom)
 
+	f.fail = nil
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_, err = d.run(ctx, 1)
