@@ -73,6 +73,7 @@ func fail(err error) step {
 
 func hang(ctx context.Context, _ *script) (ingest.Frame, error) {
 	<-ctx.Done()
+	time.Sleep(10 * time.Millisecond)
 	return ingest.Frame{}, ctx.Err()
 }
 
@@ -111,6 +112,14 @@ func opener(opens, closed *atomic.Int32, sessions ...any) ingest.Opener {
 			return s(ctx)
 		}
 		return nil, fmt.Errorf("bad script")
+	}
+}
+
+// slowly gives every state some time: a subscriber sees the newest one, so what lasts no time may go unseen.
+func slowly(open ingest.Opener) ingest.Opener {
+	return func(ctx context.Context) (ingest.Source, error) {
+		time.Sleep(10 * time.Millisecond)
+		return open(ctx)
 	}
 }
 
@@ -166,7 +175,7 @@ func requireMonotone(t *testing.T, fs []ingest.Frame) {
 func TestFileWaitsAndEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var opens, closed atomic.Int32
-		s := ingest.Supervise(opener(&opens, &closed, frames(100, time.Millisecond)), ingest.Options{Queue: 2})
+		s := ingest.Supervise(slowly(opener(&opens, &closed, frames(100, time.Millisecond))), ingest.Options{Queue: 2})
 		seen := watch(t, s)
 		time.Sleep(time.Hour) // a slow consumer loses nothing, and is no stall
 		synctest.Wait()
@@ -225,14 +234,14 @@ func TestLiveRestartsForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var opens, closed atomic.Int32
 		refused := errors.New("connection refused")
-		s := ingest.Supervise(opener(&opens, &closed,
+		s := ingest.Supervise(slowly(opener(&opens, &closed,
 			refused,
 			steps(frames(5, time.Second/2), fail(errors.New("connection reset"))),
 			steps(func(context.Context, *script) (ingest.Frame, error) { panic("decoder") }),
 			refused,
 			steps(frames(5, time.Second/2)), // then EOF, which a camera has no right to
 			steps(frames(1e5, time.Second/2)),
-		), ingest.Options{Live: true})
+		)), ingest.Options{Live: true})
 		seen := watch(t, s)
 		fs, err := drain(t.Context(), s, 20)
 		require.NoError(t, err)
@@ -265,10 +274,10 @@ func TestLiveRestartsForEver(t *testing.T) {
 func TestStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var opens, closed atomic.Int32
-		s := ingest.Supervise(opener(&opens, &closed,
+		s := ingest.Supervise(slowly(opener(&opens, &closed,
 			steps(frames(3, time.Second), hang),
 			steps(frames(1e5, time.Second)),
-		), ingest.Options{Live: true, StallTimeout: 10 * time.Second})
+		)), ingest.Options{Live: true, StallTimeout: 10 * time.Second})
 		defer s.Close()
 		_, err := drain(t.Context(), s, 3)
 		require.NoError(t, err)
