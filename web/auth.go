@@ -80,12 +80,9 @@ func (g gate) hostAllowed(hostport string) bool {
 // originAllowed reports whether the request may come from where it says it does. Programs send no Origin; a browser's must be
 // the page's own host or a listed one.
 func (g gate) originAllowed(r *http.Request) bool {
-	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && len(g.origins) == 0 {
-		return false // covers requests that carry no Origin, such as <img src>
-	}
 	origin, sent := r.Header["Origin"]
 	if !sent {
-		return true
+		return r.Header.Get("Sec-Fetch-Site") != "cross-site" // an <img src> of another site carries no Origin
 	}
 	if len(origin) != 1 {
 		return false

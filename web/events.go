@@ -90,6 +90,8 @@ type (
 		Stream string     `json:"stream"`
 		LagMS  *int64     `json:"lag_ms"` // null before the first frame
 		Last   stamp      `json:"last_frame"`
+		Frames uint64     `json:"frames"`
+		Drop   uint64     `json:"dropped"`
 		Memory memoryInfo `json:"memory"`
 	}
 )

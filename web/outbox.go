@@ -17,7 +17,6 @@ type outbox struct {
 	pic     *picture
 	picSent *picture // so that a picture goes out once
 	full    bool     // more than maxQueued was waiting: the reader is too slow to keep
-	closed  bool
 }
 
 type queued struct {
@@ -33,11 +32,11 @@ const (
 
 func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
 
-// put queues an event that must arrive. It reports false once the connection is lost to a slow reader or closed.
+// put queues an event that must arrive. It reports false once the connection is lost to a slow reader.
 func (o *outbox) put(ev event) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed || o.full {
+	if o.full {
 		return false
 	}
 	size := 256
@@ -112,11 +111,4 @@ func (o *outbox) next() (ev event, since time.Time, pic *picture, full bool) {
 		return nil, time.Time{}, pic, false
 	}
 	return nil, time.Time{}, nil, false
-}
-
-// close makes every later put fail.
-func (o *outbox) close() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.closed = true
 }

@@ -1,10 +1,12 @@
 package web
 
 import (
+	"context"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"afterimage/ingest"
+	"afterimage/qa"
 )
 
 // browser starts the installed Chromium, never a downloaded one.
@@ -48,7 +51,8 @@ func open(t *testing.T, b *rod.Browser, url string, w, h int, scheme string) *ro
 	t.Helper()
 	p, err := b.Page(proto.TargetCreateTarget{})
 	require.NoError(t, err)
-	p = p.Timeout(60 * time.Second)
+	p = p.Timeout(90 * time.Second)
+	t.Cleanup(func() { _ = p.Close() }) // it may be closed already
 	go p.EachEvent(func(e *proto.RuntimeExceptionThrown) {
 		t.Errorf("the page threw: %s %s", e.ExceptionDetails.Text, e.ExceptionDetails.Exception.Description)
 	}, func(e *proto.LogEntryAdded) {
@@ -132,10 +136,24 @@ func film(t *testing.T, f *fakeStream) {
 
 var suggestions = []string{"What is happening now?", "What happened in the last ten minutes?", "Is a parcel at the door?", "How many cars are parked?"}
 
+// TestPage shares one browser: starting it is the slow part.
 func TestPage(t *testing.T) {
 	b := browser(t)
+	t.Run("desk", func(t *testing.T) { testDesk(t, b) })
+	t.Run("phone and light", func(t *testing.T) { testSizes(t, b) })
+	t.Run("token", func(t *testing.T) { testToken(t, b) })
+}
+
+func testDesk(t *testing.T, b *rod.Browser) {
 	f := newFake("street")
-	f.ask = f.answer("A red car is parked at the gate. It arrived three minutes ago and nobody has left it since.", 30*time.Millisecond)
+	whole, seen := f.answer("It arrived three minutes ago and nobody has left it since.", 0), make(chan struct{})
+	f.ask = func(ctx context.Context, q qa.Question, emit func(string) error) (qa.Answer, error) {
+		if err := emit("A red car is parked at the gate. "); err != nil {
+			return qa.Answer{}, err
+		}
+		<-seen // the rest comes when the beginning is on the page
+		return whole(ctx, q, emit)
+	}
 	film(t, f)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -150,7 +168,7 @@ func TestPage(t *testing.T) {
 	f.set(ingest.Live, "")
 	becomes(t, p, `document.querySelector("#state").textContent === "live"`)
 	becomes(t, p, `Number(document.querySelector("#picture").dataset.pictures) >= 2`)
-	becomes(t, p, `document.querySelector("#m-tokens").textContent === "800"`)
+	becomes(t, p, `document.querySelector("#m-tokens").textContent === "800" && Number(document.querySelector("#m-frames").textContent) > 0`)
 	becomes(t, p, `document.querySelector("#lag").textContent === "under 1 s behind"`)
 	becomes(t, p, `document.querySelector("#screen-note").hidden`)
 	painted, err := p.Eval(`() => { const c = document.querySelector("#picture"); const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data; return new Set(d).size }`)
@@ -161,7 +179,8 @@ func TestPage(t *testing.T) {
 	// Enter asks; the answer streams in and brings its evidence.
 	typeText(t, p, "Where is the red car?")
 	require.NoError(t, p.Keyboard.Press(input.Enter))
-	becomes(t, p, `document.querySelector('.turn[data-status="streaming"] .answer')?.textContent.startsWith("A red car")`)
+	becomes(t, p, `document.querySelector('.turn[data-status="streaming"] .answer')?.textContent === "A red car is parked at the gate. "`)
+	close(seen)
 	becomes(t, p, `document.querySelector('.turn[data-status="completed"]')`)
 	assert.Equal(t, "A red car is parked at the gate. It arrived three minutes ago and nobody has left it since.", text(t, p, ".answer"))
 	becomes(t, p, `[...document.querySelectorAll(".strip li:not([hidden]) img")].length === 12`)
@@ -185,7 +204,7 @@ func TestPage(t *testing.T) {
 	becomes(t, p, `!document.querySelector("#viewer").open`)
 
 	// Escape stops an answer.
-	f.ask = f.answer("one two three four five six seven eight nine ten eleven twelve", 300*time.Millisecond)
+	f.ask = f.answer(strings.Repeat("and one more ", 1000), 100*time.Millisecond)
 	typeText(t, p, "Count")
 	require.NoError(t, p.Keyboard.Press(input.Enter))
 	becomes(t, p, `document.querySelector('.turn[data-status="streaming"]')`)
@@ -204,6 +223,7 @@ func TestPage(t *testing.T) {
 	// The server goes and comes back.
 	stop()
 	becomes(t, p, `!document.querySelector("#banner").hidden && document.querySelector("#send").disabled`)
+	becomes(t, p, `document.querySelector("#state").textContent === "unknown"`)
 	shot(t, p, "disconnected")
 	ln, err = net.Listen("tcp", ln.Addr().String())
 	require.NoError(t, err)
@@ -214,8 +234,7 @@ func TestPage(t *testing.T) {
 	becomes(t, p, `[...document.querySelectorAll('.turn[data-status="completed"] .answer')].at(-1).textContent === "Yes."`)
 }
 
-func TestPageOnAPhoneAndInLight(t *testing.T) {
-	b := browser(t)
+func testSizes(t *testing.T, b *rod.Browser) {
 	f := newFake("street")
 	f.ask = f.answer("A red car is parked at the gate. It arrived three minutes ago.", 0)
 	f.set(ingest.Live, "")
@@ -238,8 +257,7 @@ func TestPageOnAPhoneAndInLight(t *testing.T) {
 	}
 }
 
-func TestPageWithAToken(t *testing.T) {
-	b := browser(t)
+func testToken(t *testing.T, b *rod.Browser) {
 	f := newFake("street")
 	f.set(ingest.Live, "")
 	f.show(4 * time.Second)

@@ -55,7 +55,7 @@ func (s *served) info(st ingest.Status) streamInfo {
 func (s *served) memory() *memoryEvent {
 	m, st := s.MemoryStats(), s.Status()
 	return &memoryEvent{
-		header: header{Type: "memory.stats"}, Stream: s.Name(), LagMS: lag(st.LastFrame), Last: stamp(st.LastFrame),
+		header: header{Type: "memory.stats"}, Stream: s.Name(), LagMS: lag(st.LastFrame), Last: stamp(st.LastFrame), Frames: st.Frames, Drop: st.Dropped,
 		Memory: memoryInfo{
 			Strategy: m.Strategy, Version: m.Version, Entries: m.Entries, Tokens: m.Tokens, Bytes: m.Bytes,
 			Oldest: stamp(m.Oldest), Newest: stamp(m.Newest),

@@ -46,9 +46,9 @@ export class Turn {
     const chosen = new Set([...pictures].sort((a, b) => rank(b) - rank(a) || b.weight - a.weight).slice(0, FEW));
     const entries = pictures.map((i) => ({ item: i, caption: caption(i, ev.as_of), url: null }));
     for (const [n, e] of entries.entries()) {
-      const img = el("img", { alt: "", width: 128, height: 72, decoding: "async" });
+      const img = el("img", { alt: "", width: 120, height: 68, decoding: "async" });
       const button = el("button", { type: "button", class: "thumb", "aria-label": `Enlarge ${e.caption.long}`,
-        onclick: () => show(entries, n) }, img, el("span", { class: "role", "data-role": e.item.role }, e.caption.role), el("time", { dateTime: e.item.at || e.item.from }, e.caption.short));
+        onclick: () => show(entries, n) }, img, el("span", { class: "role", "data-role": e.item.role, hidden: e.item.role === "detail" }, e.caption.role), el("time", { dateTime: e.item.at || e.item.from }, e.caption.short));
       const li = el("li", {}, button);
       if (chosen.has(e.item)) load(e, img);
       else { li.hidden = true; li.load = () => load(e, img); }
@@ -77,7 +77,7 @@ export class Turn {
     if (r.from_coverage) chips.push(["Known from the watch log, no model asked", "coverage"]);
     if (r.timings?.first_token_ms > 0) chips.push([`first word ${Math.round(r.timings.first_token_ms)} ms`, "first"]);
     if (r.timings?.tokens_per_s > 0) chips.push([`${Math.round(r.timings.tokens_per_s)} tokens/s`, "rate"]);
-    if (r.usage?.output_tokens > 0) chips.push([`${count(r.usage.output_tokens)} tokens`, "tokens"]);
+    if (r.usage?.output_tokens > 0) chips.push([`${count(r.usage.output_tokens)} token${r.usage.output_tokens > 1 ? "s" : ""}`, "tokens"]);
     if (r.usage?.input_token_details?.visual_tokens > 0) chips.push([`${count(r.usage.input_token_details.visual_tokens)} visual tokens read`, "visual"]);
     if (chips.length) {
       this.#more.append(el("ul", { class: "chips", "aria-label": "Timings" }, ...chips.map(([t, k]) => el("li", { "data-chip": k }, t))));
@@ -108,6 +108,9 @@ export class Turn {
     this.#answer.after(p);
   }
 
+  // long says whether the answer alone fills most of a view of that height.
+  long(height) { return this.#answer.offsetHeight > 0.6 * height; }
+
   get text() { return this.#answer.textContent; }
 }
 
@@ -122,7 +125,7 @@ async function load(e, img) {
 function caption(i, asOf) {
   const role = { newest: "newest", detail: "moment", synopsis: "span" }[i.role] || i.role;
   const short = i.role === "synopsis" ? moment(i.from, asOf) : moment(i.at || i.from, asOf);
-  const long = i.role === "synopsis" ? `span ${span(i.from, i.to, asOf)}` : `${role === "newest" ? "newest frame" : "moment"} ${short}` +
+  const long = i.role === "synopsis" ? `span ${span(i.from, i.to, asOf)}, picture of ${moment(i.at, asOf)}` : `${role === "newest" ? "newest frame" : "moment"} ${short}` +
     (i.from !== i.to ? `, standing for ${span(i.from, i.to, asOf)}` : "");
   return { role, short, long };
 }

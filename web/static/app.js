@@ -57,11 +57,15 @@ function handle(ev) {
       turns.find((t) => t.itemID === ev.response.input_item_id)?.created(ev.response_id);
       break;
     case "response.output_text.delta": stick(() => byResponse(ev.response_id)?.delta(ev.delta)); break;
-    case "response.evidence": stick(() => byResponse(ev.response_id)?.evidence(ev)); break;
+    case "response.evidence": {
+      const turn = byResponse(ev.response_id);
+      if (turn) stick(() => turn.evidence(ev), turn);
+      break;
+    }
     case "response.done": {
       const turn = byResponse(ev.response_id);
       if (!turn) break;
-      stick(() => turn.finish(ev.response));
+      stick(() => turn.finish(ev.response), turn);
       $("announce").textContent = `Answer: ${turn.text || ev.response.status}`;
       break;
     }
@@ -73,12 +77,22 @@ function handle(ev) {
   }
 }
 
-// stick runs a change and keeps the conversation's end in view if it was.
-function stick(change) {
+// stick runs a change and keeps the conversation's end in view if it was. What is added below a turn's answer does not push the
+// answer itself out of view.
+function stick(change, turn) {
   const s = $("scroll");
   const atEnd = s.scrollHeight - s.scrollTop - s.clientHeight < 80;
+  const keep = turn && turn.node === $("log").lastElementChild;
+  if (keep && s.dataset.held === turn.itemID) return change();
   change();
-  if (atEnd) s.scrollTop = s.scrollHeight;
+  if (!atEnd || (keep && turn.long(s.clientHeight))) return;
+  s.scrollTop = s.scrollHeight;
+  if (!keep) return;
+  const above = s.getBoundingClientRect().top - turn.node.getBoundingClientRect().top;
+  if (above > 0) {
+    s.scrollTop -= above + 12;
+    s.dataset.held = turn.itemID;
+  }
 }
 
 function suggest(list) {

@@ -52,11 +52,10 @@ export class Live {
 
   state(ev) {
     this.#state = ev.state;
-    $("state").textContent = ev.state;
-    $("state").dataset.state = $("screen").dataset.state = ev.state;
+    this.#badge();
+    $("screen").dataset.state = ev.state;
     $("state").title = ev.since ? `${ev.state} since ${clock(ev.since)}` : "";
     $("source").textContent = ev.source || "";
-    $("m-frames").textContent = count(ev.frames) + (ev.dropped ? ` (${count(ev.dropped)} dropped)` : "");
     $("trouble").hidden = !ev.error;
     $("trouble").textContent = ev.error ? `${clock(ev.since)}  ${ev.error}` : "";
     $("picture").setAttribute("aria-label", `Live picture of ${ev.stream}, ${ev.state}`);
@@ -80,10 +79,18 @@ export class Live {
   linked(yes) {
     this.#linked = yes;
     $("screen").classList.toggle("unlinked", !yes);
+    this.#badge();
     this.#age();
   }
 
+  // A badge must not go on saying "live" when nobody knows.
+  #badge() {
+    $("state").textContent = this.#linked ? this.#state : "unknown";
+    $("state").dataset.state = this.#linked ? this.#state : "unknown";
+  }
+
   #seen(ev) {
+    $("m-frames").textContent = count(ev.frames) + (ev.dropped ? ` (${count(ev.dropped)} dropped)` : "");
     this.#last = ev.last_frame || "";
     this.#lag = ev.lag_ms;
     this.#heard = performance.now();
@@ -93,11 +100,12 @@ export class Live {
   }
 
   #age() {
-    const since = this.#lag === null ? null : this.#lag + performance.now() - this.#heard;
     let text = "";
-    if (since !== null && this.#state !== "ended") {
-      // Between two frames of a healthy stream the number would only flicker.
-      text = this.#state === "live" && since < 1000 ? "under 1 s behind" : `${duration(since)} behind`;
+    if (this.#lag !== null && this.#state === "live") {
+      // The server tells every second; counting on in between would only flicker about the time between two frames.
+      text = this.#lag < 1000 ? "under 1 s behind" : `${duration(this.#lag)} behind`;
+    } else if (this.#lag !== null && this.#state !== "ended") {
+      text = `${duration(this.#lag + performance.now() - this.#heard)} ago`;
     }
     if (!this.#linked && this.#last) text = "not connected";
     if ($("lag").textContent !== text) $("lag").textContent = text;
