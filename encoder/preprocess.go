@@ -127,17 +127,19 @@ func (r *resizer) patches(dst []float32, f ingest.Frame, c *Config) {
 
 // packRow sums one source row along x, the three channels side by side in one word.
 func (r *resizer) packRow(src []byte) {
-	for j, t := range r.x.taps {
-		p := src[3*t.first : 3*t.last+3]
-		sum := pack(p) * t.head
-		if t.last > t.first {
+	unit, out := r.x.unit, r.row[:len(r.x.taps)]
+	for j := range r.x.taps {
+		t := &r.x.taps[j]
+		i, last := 3*t.first, 3*t.last
+		sum := pack(src[i:]) * t.head
+		if last > i {
 			var mid uint64
-			for q := p[3:]; len(q) > 3; q = q[3:] {
-				mid += pack(q)
+			for i += 3; i < last; i += 3 {
+				mid += pack(src[i:])
 			}
-			sum += mid*r.x.unit + pack(p[len(p)-3:])*t.tail
+			sum += mid*unit + pack(src[last:])*t.tail
 		}
-		r.row[j] = sum
+		out[j] = sum
 	}
 }
 

@@ -181,3 +181,24 @@ func TestForwardAllocatesNothing(t *testing.T) {
 		e.keep(0)
 	}))
 }
+
+// TestVerifyBits is what makes speculation exact beyond near ties: a row verified among drafts has the bits it has alone.
+func TestVerifyBits(t *testing.T) {
+	onDevices(t, func(t *testing.T, dev compute.Device) {
+		for as := range tolerances {
+			m := testModel(t, "llama", dev, as)
+			g := readGolden(t, "llama", m.c.Vocab)
+			for _, past := range []int{1, 16, goldenLength - maxDraft - 1} {
+				step(t, m, g.ids[:past], 0, 0)
+				var alone []float32
+				for i := range maxDraft + 1 {
+					alone = append(alone, step(t, m, g.ids[past+i:past+i+1], past+i, 1)...)
+				}
+				for n := 1; n <= maxDraft+1; n++ {
+					together := step(t, m, g.ids[past:past+n], past, n)
+					require.Equal(t, alone[:len(together)], together, "%v: %d rows after %d", as, n, past)
+				}
+			}
+		}
+	})
+}
