@@ -19,6 +19,7 @@ type askCmd struct {
 	Transport string        `enum:"tcp,udp" default:"tcp" help:"RTSP over tcp or udp."`
 	Strategy  string        `enum:"flash,recent" default:"flash" help:"What is remembered: flash or recent."`
 	MaxTokens int           `default:"256" help:"Longest answer, in tokens."`
+	Starts    time.Time     `placeholder:"TIME" help:"The time of day of a file's first picture, as 2026-05-04T12:00:00Z; now when not given. Questions about clock times need it."`
 	JSON      bool          `name:"json" help:"Print one JSON object a question instead of text."`
 }
 
@@ -51,7 +52,7 @@ func (c *askCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer m.close(a.log)
-	s, err := openFastStream(ctx, a, m, sc)
+	s, err := openFastStream(ctx, a, m, sc, c.Starts)
 	if err != nil {
 		return err
 	}

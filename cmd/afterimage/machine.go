@@ -49,9 +49,9 @@ func openMachine(a *app) (_ *machine, err error) {
 			m.close(a.log)
 		}
 	}()
-	// Watching two pictures a second takes a small part of one core, an answer wants all of them for a moment. So the engine
-	// has every thread and the encoder half, which lets a burst of frames and an answer share the cores evenly.
-	watching, err := m.open(a, max(1, m.threads/2))
+	// The two share the cores: an answer that is written while a frame is encoded takes some milliseconds longer, and neither
+	// waits for the other. Whichever is alone has them all.
+	watching, err := m.open(a, m.threads)
 	if err != nil {
 		return nil, err
 	}

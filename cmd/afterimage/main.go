@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -37,21 +38,19 @@ type Settings struct {
 	Threads   int    `placeholder:"N" env:"AFTERIMAGE_THREADS" help:"CPU threads in all; 0 means every core."`
 	CPU       string `name:"cpu" placeholder:"LEVEL" env:"AFTERIMAGE_CPU" help:"Force a level of CPU kernels: scalar, avx2, avx512 or amx."`
 	Weights   string `placeholder:"TYPE" enum:"bf16,i8,f32" default:"bf16" env:"AFTERIMAGE_WEIGHTS" help:"How weights are held: bf16, i8 (smaller, less exact) or f32."`
-	LogLevel  string `placeholder:"LEVEL" enum:"debug,info,warn,error" default:"info" env:"AFTERIMAGE_LOG_LEVEL" help:"What to log: debug, info, warn or error."`
+	LogLevel  string `placeholder:"LEVEL" enum:"debug,info,warn,error," default:"" env:"AFTERIMAGE_LOG_LEVEL" help:"What to log: debug, info, warn or error. By default info for serve and simcam, warn for the rest."`
 	LogFormat string `placeholder:"FORMAT" enum:"auto,text,json" default:"auto" env:"AFTERIMAGE_LOG_FORMAT" help:"How to log: text, json, or auto (text on a terminal)."`
 }
 
 // app is what a verb works with.
 type app struct {
 	Settings
-	in       io.Reader
-	out      io.Writer // answers and results
-	err      io.Writer // logs and progress
-	errTTY   bool
-	outTTY   bool
-	log      *slog.Logger
-	lookup   func(string) (string, bool)
-	hardStop context.CancelFunc
+	in     io.Reader
+	out    io.Writer // answers and results
+	err    io.Writer // logs and progress
+	errTTY bool
+	log    *slog.Logger
+	lookup func(string) (string, bool)
 }
 
 const description = `Watches live video and answers questions about it at any moment, from a memory that never grows.
@@ -65,7 +64,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	code := run(ctx, os.Args[1:], &app{
-		in: os.Stdin, out: os.Stdout, err: os.Stderr, outTTY: isTerminal(os.Stdout), errTTY: isTerminal(os.Stderr), lookup: os.LookupEnv,
+		in: os.Stdin, out: os.Stdout, err: os.Stderr, errTTY: isTerminal(os.Stderr), lookup: os.LookupEnv,
 	})
 	os.Exit(code)
 }
@@ -98,7 +97,11 @@ func run(ctx context.Context, args []string, a *app) (code int) {
 		return 2
 	}
 	a.Settings = c.Settings
-	a.log = newLogger(a.err, a.errTTY, c.LogLevel, c.LogFormat)
+	level := c.LogLevel
+	if verb := k.Command(); level == "" && (strings.HasPrefix(verb, "serve") || verb == "simcam") {
+		level = "info"
+	}
+	a.log = newLogger(a.err, a.errTTY, first(level, "warn"), c.LogFormat)
 	k.BindTo(ctx, (*context.Context)(nil))
 	if err := k.Run(a, parser); err != nil {
 		switch {

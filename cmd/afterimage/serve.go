@@ -96,7 +96,6 @@ func serveStreams(ctx context.Context, a *app, m *machine, ln net.Listener, toke
 			}
 			return nil
 		})
-		g.Go(func() error { s.logStates(ctx); return nil })
 	}
 	g.Go(func() error {
 		if err := server.Serve(ctx, ln); err != nil {

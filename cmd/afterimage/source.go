@@ -32,7 +32,9 @@ func sourceOpener(ctx context.Context, u ingest.URL, o sourceOptions) (ingest.Op
 		if c.FPS == 0 {
 			c.FPS = o.FPS
 		}
-		c.Epoch = o.Epoch
+		if !c.Pace {
+			c.Epoch = o.Epoch
+		}
 		return func(context.Context) (ingest.Source, error) { return simcam.Open(c) }, c.Pace && c.Length == 0, nil
 	}
 	open := func(ctx context.Context) (*ffmpeg.Decoder, error) {

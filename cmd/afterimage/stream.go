@@ -35,43 +35,38 @@ type stream struct {
 
 // openStream prepares a stream as it is served: files and simulated cameras at the speed of life.
 func openStream(ctx context.Context, a *app, m *machine, c StreamConfig) (*stream, error) {
-	return newStream(ctx, a, m, c, true)
+	return newStream(ctx, a, m, c, sourceOptions{Pace: true}, time.Now())
 }
 
-// openFastStream prepares a stream for one question: what has an end is watched as fast as it can be.
-func openFastStream(ctx context.Context, a *app, m *machine, c StreamConfig) (*stream, error) {
-	return newStream(ctx, a, m, c, false)
+// openFastStream prepares a stream for one question: what has an end is watched as fast as it can be. starts is the wall clock's
+// time at such a source's first picture, zero means now.
+func openFastStream(ctx context.Context, a *app, m *machine, c StreamConfig, starts time.Time) (*stream, error) {
+	epoch := first(starts, time.Now())
+	return newStream(ctx, a, m, c, sourceOptions{Epoch: epoch}, epoch)
 }
 
-func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, pace bool) (*stream, error) {
+func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o sourceOptions, epoch time.Time) (*stream, error) {
 	strategy, err := newStrategy(c.Memory)
 	if err != nil {
 		return nil, err
 	}
-	epoch := time.Now()
-	open, live, err := sourceOpener(ctx, c.URL, sourceOptions{FPS: c.FPS, Transport: c.Transport, Pace: pace, Epoch: zeroIf(pace, epoch)})
+	o.FPS, o.Transport = c.FPS, c.Transport
+	open, live, err := sourceOpener(ctx, c.URL, o)
 	if err != nil {
 		return nil, err
 	}
 	log := a.log.With("component", "ingest", "stream", c.Name)
-	s := &stream{
-		name: c.Name, url: c.URL, live: live, strategy: c.Memory.Strategy, encoder: m.encoder, log: log,
-		bank: memorybank.New(epoch, strategy),
-	}
-	s.Supervisor = ingest.Supervise(open, ingest.Options{Live: live, StallTimeout: time.Duration(c.StallTimeout), Log: log})
+	s := &stream{name: c.Name, url: c.URL, live: live, strategy: c.Memory.Strategy, encoder: m.encoder, log: log}
 	now := time.Now
-	if !live && !pace {
+	if live {
+		epoch = now() // a live picture is as old as its arrival
+	} else if !o.Pace {
 		now = s.end // a file that was read at once is asked at its end
 	}
+	s.bank = memorybank.New(epoch, strategy)
+	s.Supervisor = ingest.Supervise(open, ingest.Options{Live: live, StallTimeout: time.Duration(c.StallTimeout), Log: log})
 	s.Session = qa.NewSession(s.bank, m.share(), s.Supervisor, now)
 	return s, nil
-}
-
-func zeroIf(zero bool, t time.Time) time.Time {
-	if zero {
-		return time.Time{}
-	}
-	return t
 }
 
 func newStrategy(c MemoryConfig) (memorybank.Strategy, error) {
@@ -117,36 +112,6 @@ func (s *stream) watchInBackground(ctx context.Context) {
 			s.log.Error("watching stopped", "err", err)
 		}
 	})
-	s.stopped.Go(func() { s.logStates(ctx) })
-}
-
-// logStates logs every change of the source's state until ctx ends.
-func (s *stream) logStates(ctx context.Context) {
-	changes, cancel := s.Subscribe()
-	defer cancel()
-	last := ingest.State("")
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case st, ok := <-changes:
-			if !ok {
-				return
-			}
-			if st.State == last {
-				continue
-			}
-			last = st.State
-			attrs := []any{"state", string(st.State), "source", s.url}
-			if st.Err != "" {
-				attrs = append(attrs, "err", st.Err)
-			}
-			s.log.Info("source", attrs...)
-			if st.State == ingest.Ended {
-				return
-			}
-		}
-	}
 }
 
 // close stops watching and waits.
