@@ -10,6 +10,8 @@ ENV := . scripts/env.sh
 TIMEOUT ?= 15m
 FUZZTIME ?= 20s
 TOOL := go tool -modfile=tools/go.mod
+# A checkout that git refuses to read (another owner's, a tarball) is built without a commit in its version.
+STAMP := $(shell git status >/dev/null 2>&1 || echo -buildvcs=false)
 # A CUDA build needs a toolkit on this machine; without one only the CPU program is built.
 NVCC := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 ifneq ($(wildcard internal/compute/cuda/Makefile),)
@@ -26,10 +28,10 @@ deps: ## install and build what is needed, once
 
 build: deps ## bin/afterimage (and bin/afterimage-cuda where a CUDA toolkit is found)
 	@$(ENV)
-	go build -o bin/afterimage ./cmd/afterimage
+	go build $(STAMP) -o bin/afterimage ./cmd/afterimage
 	if [ -n "$(CUDA)" ]; then
 		$(MAKE) --no-print-directory -C internal/compute/cuda
-		go build -tags cuda -o bin/afterimage-cuda ./cmd/afterimage
+		go build $(STAMP) -tags cuda -o bin/afterimage-cuda ./cmd/afterimage
 	fi
 
 demo: ## watch a simulated camera and ask about it; ONCE=1 asks three questions and ends

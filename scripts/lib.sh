@@ -18,6 +18,7 @@ private_apt() {
 		awk '$1 == "Debian" { print $2; exit }')}
 	[ -n "$mirror" ] || die "found no Debian mirror in this machine's apt sources: set AFTERIMAGE_DEBIAN_MIRROR to one"
 	keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+	[ -f "$keyring" ] || keyring=${keyring%.gpg}.pgp # newer Debian renamed it
 	[ -f "$keyring" ] || die "$keyring is missing: install the package debian-archive-keyring"
 	echo "$2 [signed-by=$keyring] $mirror $suite main" >"$papt_dir/sources.list"
 	papt update || return 1

@@ -1,6 +1,7 @@
 package ffmpeg
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -245,6 +246,10 @@ func TestOpenHostile(t *testing.T) {
 			assert.ErrorContains(t, err, tt.path)
 		})
 	}
+	u, err := ingest.ParseURL("v4l2:/dev/null")
+	require.NoError(t, err)
+	_, err = Open(t.Context(), u, Options{})
+	require.ErrorContains(t, err, "v4l2:/dev/null: ")
 	_, err = Open(t.Context(), fileURL(t, filepath.Join(dir, "none")), Options{})
 	assert.ErrorIs(t, err, fs.ErrNotExist)
 }
@@ -348,4 +353,43 @@ func TestExplainKeepsIdentity(t *testing.T) {
 	assert.ErrorIs(t, explain(u, astiav.ErrHttpUnauthorized), ingest.ErrCredentials)
 	assert.NotContains(t, explain(u, errors.New("dial "+u.Raw())).Error(), "s3cret")
 	assert.ErrorIs(t, explain(u, context.DeadlineExceeded), context.DeadlineExceeded)
+}
+
+// Whatever bytes a file holds, opening and reading it ends, with frames of the size they claim.
+func FuzzDecode(f *testing.F) {
+	for _, c := range []clip{
+		{format: "matroska", codec: "mpeg4", w: 32, h: 32, bFrames: 1, gop: 3},
+		{format: "mpegts", codec: "mpeg4", w: 32, h: 32, gop: 3},
+		{format: "mp4", codec: "mjpeg", w: 17, h: 9, pixels: astiav.PixelFormatYuvj420P},
+	} {
+		c.pts = every(100*time.Millisecond, 6)
+		b, err := os.ReadFile(c.write(f))
+		require.NoError(f, err)
+		f.Add(b)
+		f.Add(b[:len(b)/2])
+		torn := bytes.Clone(b)
+		torn[len(torn)/2] ^= 0x55
+		f.Add(torn)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(t.TempDir(), "x")
+		require.NoError(t, os.WriteFile(path, b, 0o600))
+		d, err := Open(t.Context(), fileURL(t, path), Options{FPS: -1, OpenTimeout: 5 * time.Second, MaxW: 64, MaxH: 64})
+		if err != nil {
+			require.ErrorContains(t, err, path)
+			return
+		}
+		defer d.Close()
+		last := time.Duration(-1)
+		for range 100 {
+			fr, err := d.Next(t.Context())
+			if err != nil {
+				return
+			}
+			require.Equal(t, 3*fr.W*fr.H, len(fr.Pix))
+			require.LessOrEqual(t, max(fr.W, fr.H), 64)
+			require.GreaterOrEqual(t, fr.PTS, last)
+			last = fr.PTS
+		}
+	})
 }
