@@ -43,7 +43,8 @@ func TestRenderIsDeterministicAndMoves(t *testing.T) {
 // What a switch does must be visible as more than camera noise where it stands, by night and in fog too.
 func TestSwitchesShow(t *testing.T) {
 	shown := 0
-	for seed := uint64(900_000); seed < 900_012; seed++ {
+	a, b := make([]byte, 3*640*360), make([]byte, 3*640*360)
+	for seed := uint64(900_000); seed < 900_004; seed++ {
 		s := NewScript(seed, 10*time.Minute)
 		r := NewRenderer(s, 640, 360)
 		for _, sw := range switches {
@@ -54,7 +55,8 @@ func TestSwitchesShow(t *testing.T) {
 				if before < 0 || len(s.Active(p.From)) > 0 || s.SkyAt(before) != s.SkyAt(after) {
 					continue
 				}
-				a, b := picture(s, 640, 360, before), picture(s, 640, 360, after)
+				r.Render(a, before)
+				r.Render(b, after)
 				var pa, pb []byte
 				for dy := -5; dy <= 5; dy++ {
 					o := 3 * ((y+dy)*640 + int(x) - 5)
@@ -65,7 +67,7 @@ func TestSwitchesShow(t *testing.T) {
 			}
 		}
 	}
-	assert.Greater(t, shown, 30)
+	assert.Greater(t, shown, 10)
 }
 
 func TestOddSizes(t *testing.T) {
