@@ -74,8 +74,9 @@ type Record struct {
 	PromptTokens int     `json:"prompt_tokens"`
 	CachedTokens int     `json:"cached_tokens"`
 	Generated    int     `json:"generated"`
-	FirstTokenMS float64 `json:"first_token_ms"`
-	TotalMS      float64 `json:"total_ms"`
+	QueuedMS     float64 `json:"queued_ms"`      // behind the other questions of its moment
+	FirstTokenMS float64 `json:"first_token_ms"` // after that
+	TotalMS      float64 `json:"total_ms"`       // after that
 }
 
 // Sim watches every seed's stream, asks its questions at their times and scores the answers. When ctx ends early it returns
@@ -185,7 +186,7 @@ func ask(ctx context.Context, a asker, seed uint64, t simcam.Truth) (Record, err
 		Closed: t.Closed, Question: t.Question, Truth: t.Answer, Short: t.Short, Answer: answer.Text, Canonical: score.Canonical,
 		Exact: score.Exact, Tau: round3(score.Tau), FromCoverage: answer.FromCoverage,
 		VisualTokens: s.VisualTokens, PromptTokens: s.PromptTokens, CachedTokens: s.CachedTokens, Generated: s.Generated,
-		FirstTokenMS: ms(s.FirstToken), TotalMS: ms(s.Total),
+		QueuedMS: ms(s.Queued), FirstTokenMS: ms(s.FirstToken - s.Queued), TotalMS: ms(s.Total - s.Queued),
 	}, nil
 }
 

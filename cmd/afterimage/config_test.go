@@ -184,3 +184,17 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+// The configuration that the README shows is one.
+func TestReadmeConfig(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(readme), "```yaml\n")
+	require.True(t, ok, "no configuration in the README")
+	text, _, _ := strings.Cut(rest, "```")
+	file := writeConfig(t, text)
+	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(file), "yard.password"), []byte("secret\n"), 0o600))
+	c, err := LoadConfig(file, environment("CAM_PASSWORD=secret"))
+	require.NoError(t, err)
+	assert.Len(t, c.Streams, 4)
+}

@@ -212,3 +212,40 @@ func TestDemoServesAndConverses(t *testing.T) {
 	}
 	require.NoError(t, typed.Close())
 }
+
+// A server whose cameras cannot be reached serves all the same, and neither its logs nor its answers give a password away.
+func TestServeHidesCredentials(t *testing.T) {
+	clean(t)
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := dead.Addr().String()
+	require.NoError(t, dead.Close())
+	file := writeConfig(t, "streams:\n  door: rtsp://viewer:"+canary+"@"+addr+"/x?token="+canary+"\n  yard: http://u:"+canary+"@"+addr+"/live.m3u8\n  sim: sim://street?seed=900204\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out, errs lockedBuffer
+	ended := make(chan int, 1)
+	model := randomModel(t)
+	go func() {
+		ended <- run(ctx, []string{"--log-level", "debug", "--model", model, "serve", file, "--listen", "127.0.0.1:0"},
+			&app{in: strings.NewReader(""), out: &out, err: &errs, lookup: environment()})
+	}()
+	serving := regexp.MustCompile(`"msg":"serving","page":"(http://[^"]+/)"`)
+	require.Eventually(t, func() bool { return serving.MatchString(errs.String()) }, 20*time.Second, 20*time.Millisecond)
+	page := serving.FindStringSubmatch(errs.String())[1]
+	var body []byte
+	require.Eventually(t, func() bool {
+		resp, err := http.Get(page + "api/streams")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		body, err = io.ReadAll(resp.Body)
+		return err == nil && bytes.Contains(body, []byte(`"live"`)) && bytes.Count(body, []byte(`"offline"`)) == 2
+	}, 20*time.Second, 50*time.Millisecond)
+	cancel()
+	assert.Zero(t, <-ended, errs.String())
+	assert.Contains(t, errs.String(), addr, "the logs should say which camera")
+	assert.NotContains(t, string(body)+errs.String()+out.String(), canary)
+	assert.Regexp(t, `"time":"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"`, errs.String())
+}

@@ -22,7 +22,7 @@ func newLogger(w io.Writer, tty bool, level, format string) *slog.Logger {
 		l = slog.LevelInfo
 	}
 	if format == "text" || format != "json" && tty {
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: l, TimeFormat: "15:04:05.000", NoColor: !tty}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: "15:04:05.000", NoColor: !tty}))
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindTime {
