@@ -94,7 +94,7 @@ func NewScene(s *Script) *Scene {
 	add := func(ps ...Prim) { c.static = append(c.static, ps...) }
 	tone := func(c rgb, d float32) rgb {
 		k := 1 + f(-d, d)
-		return rgb{c.r * k, c.g * k, c.b * k}
+		return rgb{min(1, c.r*k), min(1, c.g*k), min(1, c.b*k)} // above 1 a byte would wrap round
 	}
 	add(box(320, 90, 320, 90, tone(rgb{.55, .70, .90}, .12)))  // sky
 	add(box(320, 205, 320, 62, tone(rgb{.38, .58, .28}, .15))) // lawn
