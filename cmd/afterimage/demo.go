@@ -134,7 +134,7 @@ func (d *demo) converse(ctx context.Context) {
 
 // moments of stream time before which no question of "once" is asked. The first is early: the whole run should have its first
 // answer 15 s after it was started.
-var onceMoments = []time.Duration{9 * time.Second, 24 * time.Second, 42 * time.Second}
+var onceMoments = []time.Duration{9 * time.Second, 20 * time.Second, 32 * time.Second}
 
 // patience is how long after its moment a question is waited for, in case nothing worth asking about has happened.
 const patience = 60 * time.Second

@@ -18,8 +18,9 @@ import (
 type sourceOptions struct {
 	FPS       float64
 	Transport string
-	Pace      bool      // a file and a simulated camera: at the speed of life
-	Epoch     time.Time // a file or an unpaced simulated camera: the wall clock of its first picture; zero means now
+	Stall     time.Duration // silence that the supervisor takes for a stall; zero means its default
+	Pace      bool          // a file and a simulated camera: at the speed of life
+	Epoch     time.Time     // a file or an unpaced simulated camera: the wall clock of its first picture; zero means now
 }
 
 // sourceOpener returns how to open u, and whether it is live.
@@ -38,7 +39,11 @@ func sourceOpener(ctx context.Context, u ingest.URL, o sourceOptions) (ingest.Op
 		return func(context.Context) (ingest.Source, error) { return simcam.Open(c) }, c.Pace && c.Length == 0, nil
 	}
 	open := func(ctx context.Context) (*ffmpeg.Decoder, error) {
-		return ffmpeg.Open(ctx, u, ffmpeg.Options{FPS: o.FPS, Transport: o.Transport, Pace: o.Pace, Epoch: o.Epoch})
+		f := ffmpeg.Options{FPS: o.FPS, Transport: o.Transport, Pace: o.Pace, Epoch: o.Epoch}
+		if o.Stall > 0 {
+			f.ReadTimeout = o.Stall + 5*time.Second // the supervisor notices first, and says so
+		}
+		return ffmpeg.Open(ctx, u, f)
 	}
 	live, early := u.Live(), (*ffmpeg.Decoder)(nil)
 	if u.Scheme() == ingest.HTTPScheme || u.Scheme() == ingest.HTTPSScheme {

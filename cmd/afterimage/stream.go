@@ -50,7 +50,7 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 	if err != nil {
 		return nil, err
 	}
-	o.FPS, o.Transport = c.FPS, c.Transport
+	o.FPS, o.Transport, o.Stall = c.FPS, c.Transport, time.Duration(c.StallTimeout)
 	open, live, err := sourceOpener(ctx, c.URL, o)
 	if err != nil {
 		return nil, err
