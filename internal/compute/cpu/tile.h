@@ -2,8 +2,6 @@
 
 enum { NR = NV * VN };
 
-#define UNROLL _Pragma("GCC unroll 32")
-
 INL void tile_load(const int rows, vf s[MR][NV], const float *c, ptrdiff_t ldc, int add) {
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int j = 0; j < NV; j++) s[i][j] = add ? v_load(c + i * ldc + j * VN) : v_set1(0);

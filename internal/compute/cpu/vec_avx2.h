@@ -4,6 +4,7 @@
 #define AF_TARGET __attribute__((target("avx2,fma")))
 #define FN static AF_TARGET
 #define INL static inline __attribute__((always_inline)) AF_TARGET
+#define UNROLL _Pragma("GCC unroll 32")
 typedef __m256 vf;
 enum { VN = 8, NV = 2, MR = 6 }; // 12 sums, 2 weights and 1 activation in 16 registers
 
@@ -14,8 +15,12 @@ INL __m256i v_mask(int n) {
 INL vf v_set1(float x) { return _mm256_set1_ps(x); }
 INL vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 INL void v_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
-INL vf v_loadn(const float *p, int n) { return _mm256_maskload_ps(p, v_mask(n)); }
-INL void v_storen(float *p, vf v, int n) { _mm256_maskstore_ps(p, v_mask(n), v); }
+// A masked store is microcode on AMD, some twenty cycles, so whole vectors go around it.
+INL vf v_loadn(const float *p, int n) { return n >= 8 ? v_load(p) : _mm256_maskload_ps(p, v_mask(n)); }
+INL void v_storen(float *p, vf v, int n) {
+  if (n >= 8) v_store(p, v);
+  else _mm256_maskstore_ps(p, v_mask(n), v);
+}
 INL vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 INL vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 INL vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }

@@ -4,6 +4,7 @@
 #define AF_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")))
 #define FN static AF_TARGET
 #define INL static inline __attribute__((always_inline)) AF_TARGET
+#define UNROLL _Pragma("GCC unroll 32")
 typedef __m512 vf;
 enum { VN = 16, NV = 2, MR = 12 }; // 24 sums and 2 weights in 32 registers, activations broadcast from memory
 

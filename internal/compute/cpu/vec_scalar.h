@@ -3,8 +3,9 @@
 
 #define FN static
 #define INL static inline __attribute__((always_inline))
+#define UNROLL // left to the compiler, which makes vectors of the loops across a panel
 typedef float vf;
-enum { VN = 1, NV = 32, MR = 2 }; // lanes, vectors across a panel, rows of a tile
+enum { VN = 1, NV = 32, MR = 1 }; // lanes, vectors across a panel (as AVX-512 and AMX have it), rows of a tile
 
 INL vf v_set1(float x) { return x; }
 INL vf v_load(const float *p) { return *p; }
