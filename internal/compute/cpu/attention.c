@@ -54,6 +54,12 @@ static float *row_at(af_view x, const attention *c, int first, int kv_head, int 
   return x.p + (first + row % n) * x.stride + (kv_head * c->group + row / n) * c->a.head_dim;
 }
 
+// ahead asks for the cache lines of a block of keys or values: rows lie too far apart for the machine to guess them.
+static void ahead(const float *p, ptrdiff_t stride, int rows, int cols) {
+  for (int r = 0; r < rows; r++)
+    for (int i = 0; i < cols; i += 16) __builtin_prefetch(p + r * stride + i);
+}
+
 static void one(void *ctx, int job, int worker) {
   const attention *c = ctx;
   const af_kernels *k = c->d->k;
@@ -79,6 +85,8 @@ static void one(void *ctx, int job, int worker) {
   for (; j < end; j += KEYS) {
     int keys = af_min(KEYS, end - j), wide = (int)af_round_up((size_t)keys, (size_t)k->nr);
     const float *kp = c->k.p + (key0 + j) * c->k.stride + kv_head * hd, *vp = c->v.p + (key0 + j) * c->v.stride + kv_head * hd;
+    ahead(vp, c->v.stride, keys, hd);
+    if (end - j > KEYS) ahead(kp + KEYS * c->k.stride, c->k.stride, af_min(KEYS, end - j - KEYS), hd);
     k->transpose(kp, c->k.stride, keys, hd, w.kt, wide);
     tiles(k, rows, hd, w.q, hd, w.kt, wide, w.s, KEYS, wide, 0);
     for (int r = 0; r < rows; r++) {
