@@ -27,7 +27,8 @@ TARGET void af_amx_begin(void) {
     config.row_bytes[t] = 64;
     config.rows[t] = 16;
   }
-  _tile_loadconfig(&config);
+  // Not _tile_loadconfig: gcc 12 declares that it reads 8 bytes only, and drops the stores to the other 56.
+  __asm__ volatile("ldtilecfg %0" ::"m"(config));
 }
 
 TARGET void af_amx_end(void) { _tile_release(); }
