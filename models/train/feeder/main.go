@@ -108,11 +108,22 @@ func ask(s *simcam.Script, g *rand.Rand, epoch time.Time, at time.Duration, n in
 	return out
 }
 
-func clip(seed uint64, monitor bool) *record {
+// shape is how long a clip is, how often and how much is asked.
+type shape struct {
+	longest   float64 // seconds; 0 mixes all lengths up to twelve minutes
+	shots, qa int
+	monitor   bool
+}
+
+func clip(seed uint64, o shape) *record {
+	monitor := o.monitor
 	g := rand.New(rand.NewPCG(seed, 77))
 	length := time.Duration((20 + g.Float64()*700) * float64(time.Second))
 	if monitor || g.IntN(3) == 0 {
 		length = time.Duration((560 + g.Float64()*80) * float64(time.Second))
+	}
+	if o.longest > 0 {
+		length = time.Duration((12 + g.Float64()*(o.longest-12)) * float64(time.Second))
 	}
 	s := simcam.NewScript(seed, length+time.Minute)
 	scene := simcam.NewScene(s)
@@ -132,17 +143,17 @@ func clip(seed uint64, monitor bool) *record {
 	}
 	last := len(times) - 1
 	moments := []int{last}
-	for range 3 {
+	for range o.shots - 1 {
 		moments = append(moments, 8+g.IntN(max(1, last-8)))
 	}
-	if g.IntN(3) == 0 {
-		moments[3] = g.IntN(min(last, 60) + 1)
+	if o.shots > 1 && g.IntN(3) == 0 {
+		moments[o.shots-1] = g.IntN(min(last, 60) + 1)
 	}
 	sort.Ints(moments)
 	var shots []Snapshot
 	for _, m := range moments {
 		m = min(m, last)
-		shots = append(shots, Snapshot{Frame: m, Clock: clock, QA: ask(s, g, epoch, times[m]+time.Duration(g.IntN(400))*time.Millisecond, 20, monitor)})
+		shots = append(shots, Snapshot{Frame: m, Clock: clock, QA: ask(s, g, epoch, times[m]+time.Duration(g.IntN(400))*time.Millisecond, o.qa, monitor)})
 	}
 	r.text = map[string]any{"snapshots": shots}
 	return r
@@ -182,7 +193,12 @@ func main() {
 	count := flag.Int("count", 0, "records to write; 0 goes on for ever")
 	n := flag.Int("n", 16, "scenes in a record of frames; four frames each")
 	monitor := flag.Bool("monitor", false, "ten-minute clips and scored question types only, for watching progress on held-out seeds")
+	o := shape{}
+	flag.Float64Var(&o.longest, "longest", 0, "longest clip in seconds; 0 mixes all lengths up to twelve minutes")
+	flag.IntVar(&o.shots, "shots", 4, "moments of a clip at which questions are asked")
+	flag.IntVar(&o.qa, "qa", 20, "questions at each")
 	flag.Parse()
+	o.monitor = *monitor
 	w := bufio.NewWriterSize(os.Stdout, 1<<20)
 	for i := 0; *count == 0 || i < *count; i++ {
 		seed := *first + uint64(i)**step
@@ -192,11 +208,11 @@ func main() {
 		var err error
 		switch *mode {
 		case "clips":
-			err = clip(seed, *monitor).write(w)
+			err = clip(seed, o).write(w)
 		case "frames":
 			err = pictures(seed+uint64(i)*7919, *n).write(w)
 		case "text":
-			r := clip(seed, *monitor)
+			r := clip(seed, o)
 			for _, s := range r.text.(map[string]any)["snapshots"].([]Snapshot) {
 				for _, q := range s.QA {
 					fmt.Fprintln(w, q.Q)

@@ -1,0 +1,40 @@
+"""Joins the shards of a run into models/default. Usage: merge.py COLLECTED MODELS_DEFAULT [NOTE]"""
+
+import glob
+import json
+import os
+import sys
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+
+def main(src, dst, note=""):
+    with open(os.path.join(src, "model.safetensors.index.json")) as f:
+        index = json.load(f)
+    tensors = {}
+    for name in sorted(glob.glob(os.path.join(src, "model-*.safetensors"))):
+        tensors.update(load_file(name))
+    assert set(tensors) == set(index["weight_map"]), "shards and index differ"
+    with open(os.path.join(src, "curves.json")) as f:
+        curve = json.load(f)
+    last = {p["set"]: p for p in curve["points"]}
+    made = {"format": "pt", "made_by": "models/train/train.py", "seconds": str(curve["seconds"]), "steps": str(curve["points"][-1]["step"]),
+            "data": "ingest/simcam seeds below 100000", "note": note,
+            "held_out": json.dumps({k: {t: v for t, v in p["types"].items()} for k, p in last.items() if k != "train"})}
+    os.makedirs(dst, exist_ok=True)
+    path = os.path.join(dst, "model.safetensors")
+    save_file({k: v.contiguous() for k, v in sorted(tensors.items())}, path, metadata=made)
+    os.chmod(path, 0o644)
+    with open(os.path.join(dst, "config.json"), "w") as f:
+        json.dump(index["config"], f, indent=2)
+        f.write("\n")
+    with safe_open(path, "pt") as f:
+        n = sum(f.get_slice(k).get_shape() != [] for k in f.keys())
+    size = os.path.getsize(path)
+    assert size < 45 * 2**20, size
+    print(f"{path}: {n} tensors, {size / 2**20:.1f} MiB, {sum(v.numel() for v in tensors.values()) / 1e6:.2f} M parameters")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
