@@ -52,3 +52,19 @@ func distance(a, b compute.Matrix) float64 {
 	}
 	return s0 + s1 + s2 + s3
 }
+
+// gistDistance returns the squared Euclidean distance of the means of a's and of b's rows; the shapes are equal.
+func gistDistance(a, b compute.Matrix) float64 {
+	var sum float64
+	for c := range a.Cols {
+		var d float64
+		for i := c; i < len(a.Data); i += a.Cols {
+			d += float64(a.Data[i]) - float64(b.Data[i])
+		}
+		sum += d * d
+	}
+	if a.Rows == 0 {
+		return 0
+	}
+	return sum / float64(a.Rows*a.Rows)
+}

@@ -28,8 +28,12 @@ def centre(members):
     return pooled[members].mean(axis=0)
 
 
+def gist(members):
+    return centre(members).reshape(-1, DIM).mean(axis=0)
+
+
 def cost(a, b):
-    return len(a) * len(b) / (len(a) + len(b)) * np.sum((centre(a) - centre(b)) ** 2)
+    return len(a) * len(b) / (len(a) + len(b)) * np.sum((gist(a) - gist(b)) ** 2)
 
 
 clusters = []  # (members, exemplar)

@@ -201,16 +201,16 @@ static __device__ void block_sum4(float *v, float (*red)[FLASH_THREADS]) {
 #endif
 }
 
-// The `flash` strategy over whole streams. syn [F][dim] fp32: the synopsis rows of every frame; clips [C][5]: first frame, frames, synopsis
+// The `flash` strategy over whole streams. syn [F][dim] fp32: the synopsis rows of every frame, `rows` of them; costs compare their means; clips [C][5]: first frame, frames, synopsis
 // size K <= KMAX, first snapshot, snapshots; snaps [S]: frame within the clip after whose adding the snapshot is taken, ascending in a
 // clip; scratch [C][KMAX+1][dim]. out_n [S] clusters; out_i [S][KMAX][4]: first frame, frames, exemplar, 0 (frames within the clip);
 // out_c [S][KMAX][dim]: centroids.
 EXTERN __global__ void flash(const float *__restrict__ syn, const int *__restrict__ clips, const int *__restrict__ snaps,
-                             float *scratch, int *out_n, int *out_i, float *out_c, int dim) {
+                             float *scratch, int *out_n, int *out_i, float *out_c, int dim, int rows) {
     __shared__ float red[4][FLASH_THREADS];
     __shared__ float cost[KMAX + 1], weight[KMAX + 1];
     __shared__ int order[KMAX + 2], first[KMAX + 1], ex[KMAX + 1], spare;
-    int tid = threadIdx_x, nt = blockDim.x;
+    int tid = threadIdx_x, nt = blockDim.x, cols = dim / rows;
     const int *cl = clips + 5 * blockIdx.x;
     int base = cl[0], count = cl[1], K = cl[2], sbase = cl[3], scount = cl[4];
     float *C = scratch + (long long)blockIdx.x * (KMAX + 1) * dim;
@@ -219,13 +219,14 @@ EXTERN __global__ void flash(const float *__restrict__ syn, const int *__restric
         const float *row = syn + (long long)(base + t) * dim;
         int slot = t <= K ? t : spare, prev = n > 0 ? order[n - 1] : -1;
         float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (int j = tid; j < dim; j += nt) {
-            float x = row[j];
-            C[(long long)slot * dim + j] = x;
-            if (prev >= 0) {
-                float d = C[(long long)prev * dim + j] - x;
-                v[0] += d * d;
+        for (int j = tid; j < cols; j += nt) { // a column of all rows, whose mean is what a pair's cost compares
+            float d = 0.0f;
+            for (int k = j; k < dim; k += cols) {
+                float x = row[k];
+                C[(long long)slot * dim + k] = x;
+                if (prev >= 0) d += C[(long long)prev * dim + k] - x;
             }
+            v[0] += d * d;
         }
         block_sum4(v, red);
         if (tid == 0) {
@@ -244,13 +245,18 @@ EXTERN __global__ void flash(const float *__restrict__ syn, const int *__restric
             float wa = weight[a], wb = weight[b], w = wa + wb;
             const float *xa = syn + (long long)(base + ex[a]) * dim, *xb = syn + (long long)(base + ex[b]) * dim;
             v[0] = v[1] = v[2] = v[3] = 0.0f;
-            for (int j = tid; j < dim; j += nt) {
-                float c = (wa * C[(long long)a * dim + j] + wb * C[(long long)b * dim + j]) / w, d;
-                C[(long long)a * dim + j] = c;
-                if (l >= 0) { d = C[(long long)l * dim + j] - c; v[0] += d * d; }
-                if (r >= 0) { d = C[(long long)r * dim + j] - c; v[1] += d * d; }
-                d = xa[j] - c; v[2] += d * d;
-                d = xb[j] - c; v[3] += d * d;
+            for (int j = tid; j < cols; j += nt) {
+                float gl = 0.0f, gr = 0.0f, d;
+                for (int k = j; k < dim; k += cols) {
+                    float c = (wa * C[(long long)a * dim + k] + wb * C[(long long)b * dim + k]) / w;
+                    C[(long long)a * dim + k] = c;
+                    if (l >= 0) gl += C[(long long)l * dim + k] - c;
+                    if (r >= 0) gr += C[(long long)r * dim + k] - c;
+                    d = xa[k] - c; v[2] += d * d;
+                    d = xb[k] - c; v[3] += d * d;
+                }
+                v[0] += gl * gl;
+                v[1] += gr * gr;
             }
             block_sum4(v, red);
             if (tid == 0) {
@@ -293,12 +299,12 @@ void render_all(const float *prims, const float *frames, const int *meta, const 
     }
 }
 void flash_all(const float *syn, const int *clips, const int *snaps, float *scratch, int *out_n, int *out_i, float *out_c, int dim,
-               int n, int threads) {
+               int rows, int n, int threads) {
     blockDim.x = threads;
     for (int b = 0; b < n; b++) {
         blockIdx.x = b;
 #pragma omp parallel num_threads(threads)
-        flash(syn, clips, snaps, scratch, out_n, out_i, out_c, dim);
+        flash(syn, clips, snaps, scratch, out_n, out_i, out_c, dim, rows);
     }
 }
 #endif

@@ -83,33 +83,38 @@ def render(prims, frames, meta, aug, out=None, threads=1):
     return out
 
 
-def flash(syn, clips, snaps, threads=1):
-    """Runs the flash strategy over every clip of a batch. syn [F,dim] f32; clips [C,5] i32: first frame, frames, K, first snapshot,
+def flash(syn, clips, snaps, threads=1, rows=8):
+    """Runs the flash strategy over every clip of a batch. syn [F,dim] f32: `rows` rows a frame; clips [C,5] i32: first frame, frames, K, first snapshot,
     snapshots; snaps [S] i32 ascending within a clip. Returns n [S] i32, info [S,KMAX,4] i32 (first frame, frames, exemplar, 0; frames
     counted within the clip), centroids [S,KMAX,dim] f32 (rows from n on are zero)."""
     dev, dim, c, s = syn.device, syn.shape[1], clips.shape[0], snaps.shape[0]
     for t, d in ((syn, torch.float32), (clips, torch.int32), (snaps, torch.int32)):
         _check(t, d, dev)
+    assert dim % rows == 0
     scratch = torch.empty(c * (KMAX + 1) * dim, device=dev)
     n = torch.zeros(s, dtype=torch.int32, device=dev)
     info = torch.zeros(s, KMAX, 4, dtype=torch.int32, device=dev)
     cent = torch.zeros(s, KMAX, dim, device=dev)
     args = (syn, clips, snaps, scratch, n, info, cent)
     if dev.type == "cuda":
-        _cuda()[0]("flash", (c,), (512,), (*args, dim))
+        _cuda()[0]("flash", (c,), (512,), (*args, dim, rows))
     else:
-        _cpu().flash_all(*(ctypes.c_void_p(t.data_ptr()) for t in args), dim, c, threads)
+        _cpu().flash_all(*(ctypes.c_void_p(t.data_ptr()) for t in args), dim, rows, c, threads)
     return n, info, cent
 
 
-def flash_reference(rows, K):
+def flash_reference(rows, K, parts=8):
     """The strategy in plain words, one clip. rows [T,dim] f32 on the CPU. Yields after every frame the list of clusters
     (first, frames, exemplar, centroid)."""
     cl = []
+
+    def gap(a, b):  # squared distance of the mean rows, times a constant
+        return float(((a - b).view(parts, -1).sum(0) ** 2).sum())
+
     for t in range(rows.shape[0]):
         cl.append((t, 1, t, rows[t].clone()))
         if len(cl) > K:
-            cost = [a[1] * b[1] / (a[1] + b[1]) * float(((a[3] - b[3]) ** 2).sum()) for a, b in zip(cl, cl[1:])]
+            cost = [a[1] * b[1] / (a[1] + b[1]) * gap(a[3], b[3]) for a, b in zip(cl, cl[1:])]
             i = int(np.argmin(cost))  # the earliest of equals
             a, b = cl[i], cl[i + 1]
             c = (a[1] * a[3] + b[1] * b[3]) / (a[1] + b[1])
