@@ -135,12 +135,13 @@ def build_frames(pool, types, rng, b):
     last = dict(items[-1])
     for k in ("tok", "lab", "pos", "doc", "grp", "wt", "dtype", "ptok", "plevel", "pvis", "ppos", "pgrp"):
         last[k] = last[k][:cut]
-    for k in ("frames", "so", "sn"):
+    for k in ("frames", "so", "sn", "look"):
         last[k] = last[k][: cut * NF]
     items[-1] = last
     out = {**pack_prims(items, b * NF), **looks(rng, np.ones(b * NF, int), b * NF), **stack(items, types)}
     for k in ("ptok", "plevel", "ppos", "pgrp"):
         out[k] = np.concatenate([it[k] for it in items])
+    out["look"] = np.concatenate([it["look"] for it in items])
     vis = np.concatenate([it["pvis"] for it in items]).astype(np.int64)
     frame, row = np.arange(b)[:, None] * NF + vis // 40, vis % 40
     out["vidx"] = np.where(out["plevel"] == 2, frame * 8 + row - 32, frame * 32 + row)

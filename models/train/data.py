@@ -15,6 +15,8 @@ import sys
 
 import numpy as np
 
+import labels
+
 MAGIC = 0x41464731
 P1, NF = 128, 4  # prefix rows and frames of a stage-1 sequence
 DOCS = 64
@@ -129,7 +131,8 @@ class Packer:
             qs = self.ids([f"Describe {t // 3600 % 24:02d}:{t // 60 % 60:02d}:{t % 60:02d}." for t in times.tolist()])
             self.pack(out, i, [(qs[j], cap[pick[j]], 0 if roles[j] == "s" else 1, g, p) for j, g, p in docs])
         frames = frames[order]
-        return {"kind": "frames", "static": static, "frames": frames, "dyn": dyn, "so": frames[:, 16].astype(np.int32),
+        look = np.stack([labels.of(captions[i]) for i in order])
+        return {"kind": "frames", "look": look, "static": static, "frames": frames, "dyn": dyn, "so": frames[:, 16].astype(np.int32),
                 "sn": frames[:, 17].astype(np.int32), "types": ["caption_synopsis", "caption_fine"], **pre, **out}
 
     # -- stages 2 and 3

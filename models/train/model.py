@@ -207,6 +207,9 @@ class Model(nn.Module):
         self.multi_modal_projector = Projector(c)
         self.language_model = LanguageModel(c)
         self.apply(self._init)
+        for l in self.vision_tower.vision_model.encoder.layers:
+            for w in (l.self_attn.out_proj.weight, l.mlp.fc2.weight):
+                nn.init.normal_(w, std=0.02 / (2 * c.v_layers) ** 0.5 * 1.5)
         for l in self.language_model.model.layers:
             for w in (l.self_attn.o_proj.weight, l.mlp.down_proj.weight):
                 nn.init.normal_(w, std=0.02 / (2 * c.layers) ** 0.5 * 1.5)

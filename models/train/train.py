@@ -11,11 +11,13 @@ import time
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 import batches
 import export
 import kernels
+import labels
 import memory as mem
 import model as M
 from data import DOCS, NF, P1
@@ -24,6 +26,31 @@ DIM8 = 8  # rows of a synopsis
 
 FULL = dict(b1=128, q1=256, b2=64, f2=1280, tmax=48, p2=640, q2=512, b3=64, p3=1152, q3=1024, chunk=2048, cap=24576, qa=40, shots=10, longest=0, clips=28)
 TINY = dict(b1=6, q1=256, b2=4, f2=60, tmax=16, p2=640, q2=256, b3=2, p3=1152, q3=512, chunk=64, cap=150, qa=12, shots=4, longest=45, clips=4)
+
+
+class Heads(nn.Module):
+    """Linear probes of both levels of a frame's rows, for labels.of: trained along and thrown away."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.who, self.state = nn.ModuleList(nn.Linear(d, labels.ACTORS) for _ in range(2)), nn.ModuleList(nn.Linear(k * d, labels.STATES) for k in (8, 4))
+        for l in self.who:
+            nn.init.zeros_(l.weight)
+            nn.init.constant_(l.bias, -5.0)
+
+    def forward(self, fine, synopsis, y):
+        """Sum of the losses a frame; and hits: actors found, of, claimed (fine, then synopsis)."""
+        n = y.shape[0]
+        who, state = y[:, :8 * labels.ACTORS].view(n, 8, labels.ACTORS), y[:, 8 * labels.ACTORS:]
+        loss, hits = 0.0, []
+        for i, (rows, gh, gw) in enumerate(((fine, 4, 8), (synopsis, 2, 4))):
+            x = rows.view(n, gh, gw, -1).sum(1)
+            want = who.view(n, gw, 8 // gw, labels.ACTORS).amax(2)
+            got = self.who[i](x).float()
+            loss = loss + F.binary_cross_entropy_with_logits(got, want, reduction="sum") / n
+            loss = loss + F.binary_cross_entropy_with_logits(self.state[i](x.flatten(1)).float(), state, reduction="sum") / n
+            hits += [((got > 0) & (want > 0)).sum(), want.sum(), (got > 0).sum()]
+        return loss, torch.stack([h.float() for h in hits]).detach()
 
 
 class Trainer:
@@ -38,10 +65,12 @@ class Trainer:
         torch.manual_seed(a.seed)
         self.model = M.Model(cfg).to(self.dev)
         self.dtype = torch.bfloat16 if self.cuda else torch.float32
-        decay = [p for p in self.model.parameters() if p.ndim >= 2]
-        other = [p for p in self.model.parameters() if p.ndim < 2]
-        self.opt = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": other, "weight_decay": 0.0}], lr=a.lr,
-                                     betas=(0.9, 0.95), eps=1e-8, fused=self.cuda)
+        self.heads = Heads(cfg.width).to(self.dev)
+        groups = []
+        for scale, part in ((1.0, self.model.language_model), (a.vision_lr, self.model.vision_tower), (a.vision_lr, self.model.multi_modal_projector), (1.0, self.heads)):
+            for decay, pick in ((0.05, lambda p: p.ndim >= 2), (0.0, lambda p: p.ndim < 2)):
+                groups.append({"params": [p for p in part.parameters() if pick(p)], "weight_decay": decay, "scale": scale})
+        self.opt = torch.optim.AdamW(groups, lr=a.lr, betas=(0.9, 0.95), eps=1e-8, fused=self.cuda)
         self.types, self.rng = batches.Types(), np.random.default_rng(a.seed + 5)
         self.step = self.stage = self.warm = 0
         self.t0 = a.t0 or time.time()
@@ -50,6 +79,7 @@ class Trainer:
         self.vision_frozen = False
         self.tally = torch.zeros(64, 2, device=self.dev)
         self.loss_sum = torch.zeros(2, device=self.dev)
+        self.hits = torch.zeros(6, device=self.dev)
         self.log = open(os.path.join(a.out, "train.log"), "a", buffering=1)
         self.compile()
 
@@ -85,11 +115,16 @@ class Trainer:
 
     def update(self, loss):
         loss.backward()
-        params = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
+        # the eye and the tongue are clipped apart: the heads' gradients are the larger and would silence the decoder's
+        norms = []
+        for part in ((self.model.language_model,), (self.model.vision_tower, self.model.multi_modal_projector), (self.heads,)):
+            params = [p for m in part for p in m.parameters() if p.grad is not None]
+            if params:
+                norms.append(torch.nn.utils.clip_grad_norm_(params, 1.0))
+        norm = torch.stack(norms).sum()
         lr = self.rate()
         for g in self.opt.param_groups:
-            g["lr"] = lr
+            g["lr"] = lr * g["scale"]
         bad = ~torch.isfinite(norm)
         if self.cuda:
             self.opt.grad_scale, self.opt.found_inf = None, bad.float()
@@ -162,6 +197,9 @@ class Trainer:
     def frames_loss(self, t):
         fine = self.encode(self.draw(t))
         d = fine.shape[-1]
+        with self.autocast():
+            self.looking, hits = self.heads(fine, self.model.synopsis(fine), t["look"].float())
+        self.hits += hits
         rows = mem.assemble(t["ptok"].long(), t["plevel"], t["vidx"], fine.reshape(-1, d), self.model.synopsis(fine).reshape(-1, d), self.words())
         return self.language(rows, t["ppos"].long(), t["pgrp"], t, t["pos"].long())
 
@@ -266,6 +304,10 @@ class Trainer:
     def progress(self, extra=""):
         v = self.loss_sum.cpu().numpy()
         table = self.table(self.tally)
+        h = [float(x) for x in self.hits.cpu()]
+        if h[1]:
+            extra += f" look: found {h[0] / h[1]:.3f} right {h[0] / max(1, h[2]):.3f}; synopsis {h[3] / h[4]:.3f} {h[3] / max(1, h[5]):.3f}"
+            self.hits.zero_()
         self.say(f"stage {self.stage} step {self.step} loss {v[0] / max(1, v[1]):.4f} lr {self.rate():.2e} skipped {int(self.skipped)} {extra} | train {self.words_of(table)}")
         self.curve.append({"t": round(self.elapsed(), 1), "stage": self.stage, "step": self.step, "set": "train", "loss": float(v[0] / max(1, v[1])), "types": table})
         self.tally.zero_()
@@ -338,6 +380,7 @@ def main():
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--workers", default="8,6,6")
     ap.add_argument("--lr", type=float, default=1e-3)
+    ap.add_argument("--vision-lr", type=float, default=0.5, help="of --lr, for the vision tower and the projector")
     ap.add_argument("--warmup", type=int, default=300)
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--every", type=float, default=15, help="seconds between progress lines")
@@ -410,7 +453,7 @@ def main():
         t, _ = ring1.get()
         loss, right = tr.frames_loss(t)
         tr.note(loss, right, t)
-        tr.update(loss)
+        tr.update(loss + 0.1 * tr.looking)
         did(z["b1"] * NF)
 
     # 1: perception

@@ -164,10 +164,8 @@ func pictures(seed uint64, n int) *record {
 	g := rand.New(rand.NewPCG(seed, 78))
 	r := &record{kind: 1, seed: uint32(seed)}
 	var captions []string
-	for i := range n {
-		if i%8 == 0 || len(captions) == 0 {
-			seed = seed*6364136223846793005 + 1442695040888963407
-		}
+	for range n { // every scene another street: pictures of one street teach its background
+		seed = seed*6364136223846793005 + 1442695040888963407
 		s := simcam.NewScript(seed>>20%simcam.HeldOut, 12*time.Minute)
 		scene := simcam.NewScene(s)
 		from := len(r.static) / primFloats
