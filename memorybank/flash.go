@@ -144,7 +144,7 @@ func merge(a, b Entry, id uint64) Entry {
 func (f Flash) Select(s *Snapshot, _ []float32, budget int) []Entry {
 	_, detail := f.sizes()
 	left := newBudget(budget)
-	newest := left.take(s.Newest)
+	newest := s.Newest.Tokens.Rows > 0 && left.take(s.Newest)
 
 	byWeight := make([]int, len(s.Entries))
 	for i := range byWeight {

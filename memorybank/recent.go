@@ -30,7 +30,9 @@ func (r Recent) Select(s *Snapshot, _ []float32, budget int) []Entry {
 		return nil
 	}
 	shown := append([]Entry(nil), s.Entries[first:]...)
-	shown[len(shown)-1].Role = Newest
+	if last := &shown[len(shown)-1]; last.ID == s.Newest.ID {
+		last.Role = Newest
+	}
 	return shown
 }
 

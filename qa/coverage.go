@@ -27,7 +27,8 @@ func fromCoverage(question string, e Evidence, snap *memorybank.Snapshot, c *ing
 	}
 	var missed, future []string
 	for _, w := range whens {
-		switch w.look(e, c) {
+		verdict, _ := w.look(e, c)
+		switch verdict {
 		case seen:
 			return "", false
 		case notYet:
@@ -54,8 +55,9 @@ const (
 // mostDays bounds the days that a time without a date is looked for on, backwards from the day of the question.
 const mostDays = 62
 
-// look finds out whether any moment of w was watched, on any day that it could mean.
-func (w when) look(e Evidence, c *ingest.Coverage) looked {
+// look finds out whether any moment of w was watched, on any day that it could mean, and if so from when to when it reaches on the
+// latest such day.
+func (w when) look(e Evidence, c *ingest.Coverage) (looked, ingest.Span) {
 	day := func(back int) time.Time {
 		y, m, d := e.Asked.Date()
 		return time.Date(y, m, d-back, 0, 0, 0, 0, e.Asked.Location())
@@ -90,7 +92,7 @@ func (w when) look(e Evidence, c *ingest.Coverage) looked {
 				to = e.Asked
 			}
 			if len(c.Within(from, to)) > 0 || c.Watched(from) {
-				return seen
+				return seen, ingest.Span{From: from, To: to}
 			}
 			// A day before watching began says nothing about a time that has yet to come today.
 			if d.Equal(day(0)) || !w.day.IsZero() || w.yesterday || to.After(e.Coverage[0].From) {
@@ -99,9 +101,9 @@ func (w when) look(e Evidence, c *ingest.Coverage) looked {
 		}
 	}
 	if past {
-		return notSeen
+		return notSeen, ingest.Span{}
 	}
-	return notYet
+	return notYet, ingest.Span{}
 }
 
 func sourceWords(s ingest.State) string {

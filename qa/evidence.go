@@ -15,6 +15,7 @@ type Evidence struct {
 	State    ingest.State  // of the source at Asked
 	Coverage []ingest.Span // what was watched, in time order; the newest 64 stretches
 	Gaps     []ingest.Span // what was not, from the first of those to Asked
+	Focus    ingest.Span   // what the times in the question narrowed the memory to; zero when all of it was looked at
 	Items    []EvidenceItem
 }
 

@@ -64,7 +64,7 @@ type Answer struct {
 // ErrQuestion is wrapped by errors that the question itself causes.
 var ErrQuestion = errors.New("bad question")
 
-// Ask is a question's walk: a snapshot of the moment it is asked, the coverage map, Select, the prompt, Generate. emit is called
+// Ask is a question's walk: a snapshot of the moment it is asked, the coverage map, the times it names, Select, the prompt, Generate. emit is called
 // with each piece of the answer as it comes, from this goroutine; its error ends the answer. Watching goes on meanwhile and changes
 // nothing here. With an error, the Answer holds what there was until then.
 func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) (Answer, error) {
@@ -105,13 +105,14 @@ func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) 
 		return a, nil
 	}
 
-	entries := snap.Select(nil, q.MaxVisualTokens)
+	view, question := focus(q.Text, &a.Evidence, snap, s.watched.Coverage())
+	entries := view.Select(nil, q.MaxVisualTokens)
 	if err := within(entries, q.MaxVisualTokens); err != nil {
 		return fail(err)
 	}
 	a.Evidence.Items = items(entries, snap)
 	var err error
-	a.Stats, err = s.model.Generate(ctx, AskPrompt(entries, snap.Epoch, q.Text),
+	a.Stats, err = s.model.Generate(ctx, AskPrompt(entries, snap.Epoch, question),
 		llm.Options{MaxTokens: q.MaxTokens, Temperature: q.Temperature, TopP: q.TopP, Seed: q.Seed},
 		func(t llm.Token) error { return say(t.Text) })
 	if err != nil {

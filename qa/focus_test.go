@@ -1,0 +1,87 @@
+package qa
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"afterimage/ingest"
+	"afterimage/internal/compute"
+	"afterimage/memorybank"
+)
+
+func TestInPresentTense(t *testing.T) {
+	for question, want := range map[string]string{
+		"Was the door open at 14:03:10?":              "Is the door open?",
+		"was the lamp by the door off at 10:02":       "Is the lamp by the door off?",
+		"Were the cars there at 2:03 pm?":             "Are the cars there?",
+		"Was the door open?":                          "",
+		"Was the door open between 14:00 and 14:10?":  "",
+		"When was the door open?":                     "",
+		"Is the door open at 14:03?":                  "",
+		"What was the person doing at 14:03?":         "",
+		"Was a parcel left at the door at 14:03?":     "Is a parcel left at the door?",
+		"Was somebody at the door?":                   "",
+		"Wash the car at 14:03":                       "",
+		"Was the gate closed at 10:00:15, do you see": "",
+	} {
+		got, ok := inPresentTense(question)
+		assert.Equal(t, want, got, question)
+		assert.Equal(t, want != "", ok, question)
+	}
+}
+
+// A minute of frames, one a second, watched from 10:00:00 with a hole from 10:00:20 to 10:00:30.
+func TestFocus(t *testing.T) {
+	epoch := time.Date(2026, 5, 2, 10, 0, 0, 0, time.UTC)
+	bank := memorybank.New(epoch, memorybank.Flash{Synopsis: 100})
+	coverage := ingest.NewCoverage(3*time.Second, 0)
+	for s := range 60 {
+		if s >= 20 && s < 30 {
+			continue
+		}
+		at := time.Duration(s) * time.Second
+		m := compute.NewMatrix(4, 2)
+		m.Data[0] = float32(s)
+		bank.Add(memorybank.Entry{At: at, Grid: memorybank.Grid{H: 2, W: 2}, Tokens: m})
+		coverage.Mark(epoch.Add(at))
+	}
+	snap := bank.Snapshot()
+	e := func() *Evidence {
+		return &Evidence{Asked: epoch.Add(time.Minute), Coverage: coverage.Spans()}
+	}
+	for _, c := range []struct {
+		question, text string
+		first, last    int // seconds of the entries shown
+		role           memorybank.Role
+	}{
+		{"Was the door open at 10:00:07?", "Is the door open?", 7, 7, memorybank.Newest},
+		{"What did you see at 10:00:40?", "What did you see at 10:00:40?", 39, 40, memorybank.Detail},
+		{"What happened between 10:00 and 10:01?", "What happened between 10:00 and 10:01?", 0, 59, memorybank.Detail},
+		{"What happened before 10:00:05?", "What happened before 10:00:05?", 0, 4, memorybank.Detail},
+		{"Is the door open?", "Is the door open?", 0, 59, memorybank.Detail},
+	} {
+		evidence := e()
+		view, text := focus(c.question, evidence, snap, coverage)
+		assert.Equal(t, c.text, text)
+		shown := view.Select(nil, 0)
+		assert.Equal(t, c.role, shown[0].Role, c.question)
+		first, last := time.Hour, time.Duration(0)
+		for _, s := range shown {
+			first, last = min(first, s.Start), max(last, s.End)
+		}
+		assert.Equal(t, time.Duration(c.first)*time.Second, first.Truncate(time.Second), c.question)
+		assert.Equal(t, time.Duration(c.last)*time.Second, last.Truncate(time.Second), c.question)
+		assert.Equal(t, view != snap, !evidence.Focus.From.IsZero(), c.question)
+	}
+	// a budget holds for a moment too
+	view, _ := focus("Was the door open at 10:00:07?", e(), snap, coverage)
+	assert.Empty(t, view.Select(nil, 3))
+	// memory that has forgotten the time shows what it has
+	recent := memorybank.New(epoch, memorybank.Recent{N: 2})
+	recent.Add(memorybank.Entry{At: 50 * time.Second, Grid: memorybank.Grid{H: 1, W: 1}, Tokens: compute.NewMatrix(1, 2)})
+	view, text := focus("Was the door open at 10:00:07?", e(), recent.Snapshot(), coverage)
+	assert.Equal(t, recent.Snapshot(), view)
+	assert.Equal(t, "Was the door open at 10:00:07?", text)
+}
