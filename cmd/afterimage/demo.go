@@ -38,7 +38,7 @@ const (
 	demoFPS      = 25
 )
 
-var demoQuestions = []string{"What has happened so far?", "Is the door open?", "Did a car come by?", "How many people did you see?"}
+var demoQuestions = []string{"What were the last three things that happened?", "Describe the scene", "Is the door open?", "Did a car come by?", "How many people did you see?"}
 
 func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	switch {

@@ -376,7 +376,7 @@ def main():
     ap.add_argument("--tokenizer", required=True)
     ap.add_argument("--out", required=True)
     ap.add_argument("--seconds", type=float, default=1140)
-    ap.add_argument("--fractions", default="0.16,0.29", help="of the time for stages 1 and 2")
+    ap.add_argument("--fractions", default="0.17,0.21", help="of the time for stages 1 and 2")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--workers", default="8,6,6")
     ap.add_argument("--lr", type=float, default=1e-3)
