@@ -39,6 +39,7 @@ type Decoder struct {
 	keysLost int  // key packets sent alone that gave no frame
 	draining bool // the input ended; the decoder is being emptied
 	damaged  int  // errors in a row while draining
+	timeless int  // pictures without a time before a live stream's clock started
 	held     *ingest.Frame
 
 	index int64
@@ -223,6 +224,11 @@ func (d *Decoder) arrival(now time.Time) time.Duration {
 	return now.Sub(d.began)
 }
 
+// FFmpeg gives an RTSP stream's first picture no time. Pictures that were buffered while the stream was probed come in a heap, so
+// that their arrival says nothing about the time between them: a live stream's clock rather starts with the first picture that
+// has a time, unless this many come without.
+const maxTimeless = 4
+
 // take turns d.frame into a Frame, if it is one to sample.
 func (d *Decoder) take() (ingest.Frame, bool, error) {
 	now := time.Now()
@@ -233,8 +239,13 @@ func (d *Decoder) take() (ingest.Frame, bool, error) {
 		raw = d.arrival(now)
 	case pts != astiav.NoPtsValue:
 		raw = duration(pts, d.timeBase)
-	case d.live:
+	case d.live && d.clock.started:
 		raw = d.clock.raw + now.Sub(d.clock.at)
+	case d.live:
+		if d.timeless++; d.timeless <= maxTimeless {
+			return ingest.Frame{}, false, nil
+		}
+		// It never tells the time: the clock starts here, at any raw time, and goes on by arrival.
 	default:
 		raw = d.clock.raw + d.clock.step
 	}
