@@ -59,6 +59,9 @@ const (
 	maxMessage  = 64 << 10
 	maxQuestion = 4 << 10
 	stopWithin  = 10 * time.Second
+	// Shutdown waits 5 s for a connection that has asked nothing yet, and browsers keep such ones ready. Whoever pressed Ctrl-C
+	// does not wait for that, nor for a client that reads slowly.
+	stopGrace = time.Second
 )
 
 // Server serves streams. It is made by New and used by one Serve.
@@ -158,12 +161,15 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.stop(errStopping)
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancel()
-	err := h.Shutdown(limit)
+	err := h.Shutdown(grace)
 	<-served
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = h.Close()
+	}
 	if err != nil {
-		err = errors.Join(fmt.Errorf("web: stop: %w", err), h.Close())
+		err = fmt.Errorf("web: stop: %w", err)
 	}
 	return errors.Join(err, s.wait())
 }

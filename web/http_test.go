@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,30 @@ func TestAnOpenListenerWithoutTokenIsRefused(t *testing.T) {
 	assert.ErrorContains(t, s.Serve(context.Background(), ln), "no token is set")
 	_, err = ln.Accept()
 	assert.ErrorIs(t, err, net.ErrClosed)
+}
+
+// A browser keeps connections ready on which it asks nothing: stopping cuts them, and that is no error.
+func TestStopDoesNotWaitForIdleConnections(t *testing.T) {
+	base, stop := serve(t, Config{}, newFake("street"))
+	var idle [2]net.Conn
+	for i, said := range []string{"", "GET / HT"} {
+		var err error
+		idle[i], err = net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+		require.NoError(t, err)
+		defer idle[i].Close()
+		_, err = io.WriteString(idle[i], said)
+		require.NoError(t, err)
+	}
+	code, _, _ := get(t, base+"/livez") // the server has accepted what came before
+	require.Equal(t, http.StatusOK, code)
+	begun := time.Now()
+	stop() // which wants no error
+	assert.Less(t, time.Since(begun), 4*time.Second, "the grace is a second, and net/http would wait for five")
+	for _, c := range idle {
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(5*time.Second)))
+		_, err := io.ReadAll(c)
+		assert.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+	}
 }
 
 func TestNewRefuses(t *testing.T) {
