@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -242,7 +243,13 @@ func (s *StreamConfig) open(dir string) error {
 		s.PasswordFile = within(dir, s.PasswordFile)
 		text, err := os.ReadFile(s.PasswordFile)
 		if err != nil {
-			return fmt.Errorf("password_file: %w", err)
+			// What follows "password…:" is taken for a secret where errors are shown, so the reason comes first.
+			reason := err
+			var where *fs.PathError
+			if errors.As(err, &where) {
+				reason = where.Err
+			}
+			return fmt.Errorf("%w when reading the password_file %s", reason, s.PasswordFile)
 		}
 		password, _, _ := strings.Cut(string(text), "\n")
 		if raw, err = withPassword(raw, strings.TrimSuffix(password, "\r")); err != nil {
@@ -269,12 +276,12 @@ func withPassword(raw, password string) (string, error) {
 	case err != nil:
 		return "", errors.New("malformed source URL")
 	case password == "":
-		return "", errors.New("password_file: its first line is empty")
+		return "", errors.New("the first line of the password_file is empty")
 	case u.User.Username() == "":
 		return "", errors.New("password_file needs a user in source, as in rtsp://viewer@camera/stream")
 	}
 	if _, has := u.User.Password(); has {
-		return "", errors.New("a password in source and a password_file: keep one")
+		return "", errors.New("keep either the password in source or the password_file, not both")
 	}
 	u.User = url.UserPassword(u.User.Username(), password)
 	return u.String(), nil

@@ -103,7 +103,7 @@ func expandString(n *ast.StringNode, lookup func(string) (string, bool)) (ast.No
 		return fallback
 	})
 	if missing != "" {
-		return nil, &placedError{n, fmt.Sprintf("environment variable %s is not set; set it, or write ${%s:default}", missing, missing)}
+		return nil, &placedError{n, fmt.Sprintf("environment variable %s is not set; set it, or give a default as in ${NAME:default}", missing)}
 	}
 	if value == n.Value {
 		return n, nil

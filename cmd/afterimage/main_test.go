@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -173,6 +174,12 @@ func TestServeNeedsATokenBeyondLoopback(t *testing.T) {
 	code, _, errs := command(t, t.Context(), "serve", writeConfig(t, "listen: 0.0.0.0:0\nstreams: {a: sim://street}\n"))
 	assert.Equal(t, 1, code)
 	assert.Contains(t, errs, "token")
+}
+
+func TestJSONLog(t *testing.T) {
+	var b bytes.Buffer
+	newLogger(&b, false, "info", "auto").Warn("source offline", "since", time.Unix(0, 0), "retry_in", 352*time.Millisecond)
+	assert.Regexp(t, `^\{"time":"[0-9T:-]+\.[0-9]{3}Z","level":"WARN","msg":"source offline","since":"1970-01-01T00:00:00.000Z","retry_in":"352ms"\}\n$`, b.String())
 }
 
 func TestVersion(t *testing.T) {
