@@ -1,13 +1,16 @@
 package qa
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"afterimage/ingest"
 	"afterimage/internal/compute"
+	"afterimage/llm"
 	"afterimage/memorybank"
 )
 
@@ -84,4 +87,39 @@ func TestFocus(t *testing.T) {
 	view, text := focus("Was the door open at 10:00:07?", e(), recent.Snapshot(), coverage)
 	assert.Equal(t, recent.Snapshot(), view)
 	assert.Equal(t, "Was the door open at 10:00:07?", text)
+}
+
+func TestAnswerAboutAMomentSaysWhich(t *testing.T) {
+	epoch := time.Date(2026, 5, 2, 10, 0, 0, 0, time.UTC)
+	bank := memorybank.New(epoch, memorybank.Flash{})
+	w := &watchedFake{coverage: ingest.NewCoverage(3*time.Second, 0)}
+	for s := range 10 {
+		at := time.Duration(s) * time.Second
+		bank.Add(memorybank.Entry{At: at, Grid: memorybank.Grid{H: 2, W: 2}, Tokens: compute.NewMatrix(4, 2)})
+		w.coverage.Mark(epoch.Add(at))
+	}
+	model := &askedFake{say: "No, the door is closed."}
+	s := NewSession(bank, model, w, func() time.Time { return epoch.Add(10 * time.Second) })
+	a, err := s.Ask(context.Background(), Question{Text: "Was the door open at 10:00:04?"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "No, the door is closed. (As of 10:00:04.)", a.Text)
+	assert.Equal(t, "Is the door open?", model.asked)
+	assert.Len(t, a.Evidence.Items, 1)
+	a, err = s.Ask(context.Background(), Question{Text: "Is the door open?"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "No, the door is closed.", a.Text)
+	assert.True(t, a.Evidence.Focus.From.IsZero())
+}
+
+type watchedFake struct{ coverage *ingest.Coverage }
+
+func (w *watchedFake) Status() ingest.Status      { return ingest.Status{State: ingest.Live} }
+func (w *watchedFake) Coverage() *ingest.Coverage { return w.coverage }
+
+// askedFake says one thing and remembers the question it was put.
+type askedFake struct{ say, asked string }
+
+func (m *askedFake) Generate(_ context.Context, p llm.Prompt, _ llm.Options, emit func(llm.Token) error) (llm.Stats, error) {
+	m.asked = p[len(p)-2].Text
+	return llm.Stats{Finish: "stop"}, emit(llm.Token{Text: m.say})
 }

@@ -118,6 +118,11 @@ func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) 
 	if err != nil {
 		return fail(err)
 	}
+	if question != q.Text { // it was put in that moment's present tense, and so is the answer
+		if err := say(fmt.Sprintf(" (As of %s.)", view.Wall(view.Now).Format(time.TimeOnly))); err != nil {
+			return fail(err)
+		}
+	}
 	return a, nil
 }
 
