@@ -28,6 +28,6 @@ func BenchmarkFromCoverage(b *testing.B) {
 	snap := filledBank(memorybank.Recent{}, 3).Snapshot()
 	for b.Loop() {
 		e := gather(epoch.Add(400_000_000_000_000), snap, w)
-		fromCoverage("Did the van leave between 03:00:10 and 03:00:20?", e, snap, &w.coverage)
+		beforeModel("Did the van leave between 03:00:10 and 03:00:20?", e, snap, &w.coverage)
 	}
 }

@@ -9,32 +9,48 @@ import (
 	"afterimage/memorybank"
 )
 
+// A namedTime is a time that a question names, held against the coverage map.
+type namedTime struct {
+	words   string
+	verdict looked
+	span    ingest.Span // where it was seen
+}
+
+// namedTimes finds the times that a question names and whether anyone was watching then. Without a coverage map, as when a bank
+// was filled by other means, there is nothing to hold them against and none is returned.
+func namedTimes(question string, e Evidence, snap *memorybank.Snapshot, c *ingest.Coverage) []namedTime {
+	if snap.Version == 0 || len(e.Coverage) == 0 {
+		return nil
+	}
+	var list []namedTime
+	for _, w := range clockTimes(question, snap.Epoch.Location()) {
+		verdict, span := w.look(e, c)
+		list = append(list, namedTime{w.words, verdict, span})
+	}
+	return list
+}
+
 // fromCoverage decides, before the model speaks, the questions that only the coverage map can answer: nothing was watched at
 // all, or the question names a time and nobody was watching then. It returns a sentence that says so, and what was watched.
 // When in doubt it leaves the question to the model.
-func fromCoverage(question string, e Evidence, snap *memorybank.Snapshot, c *ingest.Coverage) (sentence string, decided bool) {
+func fromCoverage(times []namedTime, e Evidence, snap *memorybank.Snapshot) (sentence string, decided bool) {
 	switch {
 	case snap.Version == 0 && len(e.Coverage) == 0:
 		return "I have not watched anything yet: " + sourceWords(e.State) + ".", true
 	case snap.Version == 0:
 		return "I have nothing in memory yet, though pictures have arrived. " + watchedWords(e), true
-	case len(e.Coverage) == 0:
-		return "", false // a bank without a map, as when it was filled by other means
-	}
-	whens := clockTimes(question, snap.Epoch.Location())
-	if len(whens) == 0 {
+	case len(times) == 0:
 		return "", false
 	}
 	var missed, future []string
-	for _, w := range whens {
-		verdict, _ := w.look(e, c)
-		switch verdict {
+	for _, t := range times {
+		switch t.verdict {
 		case seen:
 			return "", false
 		case notYet:
-			future = append(future, w.words)
+			future = append(future, t.words)
 		case notSeen:
-			missed = append(missed, w.words)
+			missed = append(missed, t.words)
 		}
 	}
 	if len(missed) > 0 {

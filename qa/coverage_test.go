@@ -30,7 +30,7 @@ func decide(t *testing.T, spans []string, asked, question string) (string, bool)
 		}
 	}
 	snap := filledBank(memorybank.Recent{}, 1).Snapshot()
-	return fromCoverage(question, gather(clock(asked), snap, w), snap, &w.coverage)
+	return beforeModel(question, gather(clock(asked), snap, w), snap, &w.coverage)
 }
 
 func TestFromCoverage(t *testing.T) {
@@ -99,7 +99,7 @@ func TestFromCoverage(t *testing.T) {
 func TestNoCoverageMap(t *testing.T) {
 	snap := filledBank(memorybank.Recent{}, 3).Snapshot()
 	w := &fakeWatched{}
-	_, decided := fromCoverage("What was there at 03:00?", gather(epoch, snap, w), snap, &w.coverage)
+	_, decided := beforeModel("What was there at 03:00?", gather(epoch, snap, w), snap, &w.coverage)
 	require.False(t, decided)
 }
 
@@ -130,7 +130,12 @@ func FuzzClockTimes(f *testing.F) {
 			from, to := x.on(epoch, 0)
 			require.True(t, from.Before(to))
 		}
-		sentence, decided := fromCoverage(question, gather(epoch.Add(2*time.Minute), snap, w), snap, &w.coverage)
+		sentence, decided := beforeModel(question, gather(epoch.Add(2*time.Minute), snap, w), snap, &w.coverage)
 		require.Equal(t, decided, sentence != "")
 	})
+}
+
+// beforeModel is what Ask does with a question before the model is asked.
+func beforeModel(question string, e Evidence, snap *memorybank.Snapshot, c *ingest.Coverage) (string, bool) {
+	return fromCoverage(namedTimes(question, e, snap, c), e, snap)
 }

@@ -13,29 +13,24 @@ import (
 // the memory as of that moment, in the present tense; any other question with times ("between 14:00 and 14:10", "before 9") of the
 // entries that hold something of them. A small model reads one moment, or ten minutes, far better than it finds them among hours,
 // and the evidence is just what the question is about. Without times, or where memory holds nothing of them, all of it is shown.
-func focus(question string, e *Evidence, snap *memorybank.Snapshot, c *ingest.Coverage) (view *memorybank.Snapshot, text string) {
-	if len(e.Coverage) == 0 {
-		return snap, question
-	}
-	whens := clockTimes(question, snap.Epoch.Location())
+func focus(question string, times []namedTime, e *Evidence, snap *memorybank.Snapshot) (view *memorybank.Snapshot, text string) {
 	var span ingest.Span
-	for _, w := range whens {
-		verdict, s := w.look(*e, c)
-		if verdict != seen {
+	for _, t := range times {
+		if t.verdict != seen {
 			continue
 		}
-		if span.From.IsZero() || s.From.Before(span.From) {
-			span.From = s.From
+		if span.From.IsZero() || t.span.From.Before(span.From) {
+			span.From = t.span.From
 		}
-		if s.To.After(span.To) {
-			span.To = s.To
+		if t.span.To.After(span.To) {
+			span.To = t.span.To
 		}
 	}
 	if span.From.IsZero() {
 		return snap, question
 	}
 	from, to := span.From.Sub(snap.Epoch), span.To.Sub(snap.Epoch)
-	if now, ok := inPresentTense(question); ok && len(whens) == 1 && to-from <= time.Minute {
+	if now, ok := inPresentTense(question); ok && len(times) == 1 && to-from <= time.Minute {
 		if view = snap.At(from + (to-from)/2); view != nil {
 			e.Focus = span
 			return view, now

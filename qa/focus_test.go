@@ -66,7 +66,7 @@ func TestFocus(t *testing.T) {
 		{"Is the door open?", "Is the door open?", 0, 59, memorybank.Detail},
 	} {
 		evidence := e()
-		view, text := focus(c.question, evidence, snap, coverage)
+		view, text := focus(c.question, namedTimes(c.question, *evidence, snap, coverage), evidence, snap)
 		assert.Equal(t, c.text, text)
 		shown := view.Select(nil, 0)
 		assert.Equal(t, c.role, shown[0].Role, c.question)
@@ -79,14 +79,15 @@ func TestFocus(t *testing.T) {
 		assert.Equal(t, view != snap, !evidence.Focus.From.IsZero(), c.question)
 	}
 	// a budget holds for a moment too
-	view, _ := focus("Was the door open at 10:00:07?", e(), snap, coverage)
+	question := "Was the door open at 10:00:07?"
+	view, _ := focus(question, namedTimes(question, *e(), snap, coverage), e(), snap)
 	assert.Empty(t, view.Select(nil, 3))
 	// memory that has forgotten the time shows what it has
 	recent := memorybank.New(epoch, memorybank.Recent{N: 2})
 	recent.Add(memorybank.Entry{At: 50 * time.Second, Grid: memorybank.Grid{H: 1, W: 1}, Tokens: compute.NewMatrix(1, 2)})
-	view, text := focus("Was the door open at 10:00:07?", e(), recent.Snapshot(), coverage)
+	view, text := focus(question, namedTimes(question, *e(), recent.Snapshot(), coverage), e(), recent.Snapshot())
 	assert.Equal(t, recent.Snapshot(), view)
-	assert.Equal(t, "Was the door open at 10:00:07?", text)
+	assert.Equal(t, question, text)
 }
 
 func TestAnswerAboutAMomentSaysWhich(t *testing.T) {

@@ -92,7 +92,8 @@ func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) 
 		return emit(piece)
 	}
 
-	if sentence, decided := fromCoverage(q.Text, a.Evidence, snap, s.watched.Coverage()); decided {
+	times := namedTimes(q.Text, a.Evidence, snap, s.watched.Coverage())
+	if sentence, decided := fromCoverage(times, a.Evidence, snap); decided {
 		a.FromCoverage = true
 		a.Stats.Finish = "stop"
 		if err := ctx.Err(); err != nil {
@@ -105,7 +106,7 @@ func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) 
 		return a, nil
 	}
 
-	view, question := focus(q.Text, &a.Evidence, snap, s.watched.Coverage())
+	view, question := focus(q.Text, times, &a.Evidence, snap)
 	entries := view.Select(nil, q.MaxVisualTokens)
 	if err := within(entries, q.MaxVisualTokens); err != nil {
 		return fail(err)
