@@ -25,7 +25,8 @@ import (
 //     span, spans are disjoint and ordered, and the model can be told when each one was.
 //   - Costs compare gists, not all rows place by place. Something that moves through the picture changes every row it passes but hardly the
 //     gist, so a passage stays one or two entries and 64 of them hold ten busy minutes. With all rows, the frames of one long
-//     walk outbid whole short passages: of the events of simulated streams 70 % kept an entry, and 99 % with gists.
+//     walk outbid whole short passages. With hand-made features of twelve simulated streams in place of an encoder's, 71 % of the
+//     episodes kept an entry that showed them, and 99 % with gists.
 //   - Merging the cheapest pair is deterministic; k-means starts from random rows, can leave a cluster empty (a division by zero in
 //     the code) and is run again for every frame. Pair costs are kept, so a frame costs O(clusters + dim) after its pooling.
 //   - Weights are carried exactly (they count frames), and there is one time base: the stream's. The code overwrites its weighted times

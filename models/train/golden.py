@@ -1,4 +1,4 @@
-"""What PyTorch computes with the shipped weights, in fp32, for the Go tests. Usage: golden.py MODELS_DEFAULT OUT.safetensors
+"""What PyTorch computes with the shipped weights, in fp32, to hold another implementation against. Usage: golden.py MODELS_DEFAULT OUT.safetensors
 
 pixels u8 [2,128,256,3]; fine f32 [2,32,width]: the encoder's rows; synopsis f32 [1,8,width]: the mean of both frames' pooled rows;
 ids i32 [n]: the prompt of one detail, one synopsis and the newest frame, with a question, visual rows as -1; logits f32 [k,vocab]: of the last
