@@ -5,7 +5,10 @@
 // Everything is row-major. A row is one token; x·Wᵀ is the only matrix product, with W [out, in] as checkpoints store it.
 package compute
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // Matrix is row-major host memory: Data[r*Cols+c]. Values are treated as immutable once shared.
 type Matrix struct {
@@ -21,17 +24,33 @@ func NewMatrix(rows, cols int) Matrix {
 // Row returns row r, sharing memory with m.
 func (m Matrix) Row(r int) []float32 { return m.Data[r*m.Cols : (r+1)*m.Cols : (r+1)*m.Cols] }
 
-// DType is how a Weight's elements are held on the device. Activations are always float32 at this seam;
-// a device may round them inside a product to the precision the weight asks for.
+// DType is how elements are held on the device: those of a Weight, or (F32 and BF16 only) of a Tensor. A device may round
+// activations inside a product to the precision the weight asks for.
 type DType uint8
 
 const (
 	F32  DType = iota // products in float32: the reference precision
 	BF16              // weights and activations rounded to bfloat16 inside products, float32 accumulation
-	I8                // weights int8 with one scale a row; activations as the device does best
+	I8                // weights int8 with one scale a row, its largest size is 127 scales; activations as the device does best
+	I4                // weights int4 with one scale for each 128 of a row, 7 to the largest; activations as the device does best
 )
 
-func (d DType) String() string { return [...]string{"f32", "bf16", "i8"}[d] }
+func (d DType) String() string {
+	if int(d) < len(dtypeNames) {
+		return dtypeNames[d]
+	}
+	return "unknown"
+}
+
+var dtypeNames = [...]string{"f32", "bf16", "i8", "i4"}
+
+// ErrNoMemory is wrapped by errors of a device whose memory is exhausted: what it held is intact and smaller requests may succeed.
+// ErrDeviceLost is wrapped by every error of a device that can no longer compute (it fell off the bus, a kernel crashed): what
+// was in its memory is gone, the process and its other devices go on.
+var (
+	ErrNoMemory   = errors.New("out of device memory")
+	ErrDeviceLost = errors.New("device lost")
+)
 
 // Device is one in-order queue of kernels. Run calls fn with the device's Ops and waits until every kernel issued by fn is
 // done; the first error of any of them is returned (ops after it are skipped). Runs from several goroutines are serialised;
@@ -41,6 +60,8 @@ type Device interface {
 	NewArena(bytes int64) (Arena, error)
 	// NewWeight copies w [out, in] to the device, packed as its kernels like it. It belongs to the Device and is freed with it.
 	NewWeight(w Matrix, as DType) (Weight, error)
+	// Activations is the type of Tensor in which products with such weights are best given rows and leave them: F32 or BF16.
+	Activations(w DType) DType
 	Run(ctx context.Context, fn func(Ops)) error
 	Close() error
 }
@@ -49,15 +70,19 @@ type Device interface {
 type Arena interface {
 	// Alloc returns a zeroed tensor [rows, cols] or an error that says how much was asked and how much was left.
 	Alloc(rows, cols int) (Tensor, error)
+	// AllocAs is Alloc with elements of a type; BF16 is an error on a device whose Activations are never that.
+	AllocAs(rows, cols int, as DType) (Tensor, error)
 	Close() error
 }
 
-// Tensor is a view of float32 device memory: Rows x Cols, rows Stride elements apart. The zero Tensor is "none".
+// Tensor is a view of device memory: Rows x Cols, rows Stride elements apart. The zero Tensor is "none". Ops take any mixture of
+// types (sums are always float32 inside), except that v is typed like k, and vectors of weights (norms, biases, scales) are F32.
 // Ptr is owned by the device that made it; nothing outside a device package may look at it.
 type Tensor struct {
 	Rows, Cols, Stride int
 	Ptr                any // *float32 base or device address holder, device-private
 	Off                int // element offset from Ptr's base
+	Type               DType
 }
 
 // Slice returns rows [from, to) of t.
@@ -104,6 +129,7 @@ const (
 type LinearArgs struct {
 	Bias     Tensor     // [1, out]
 	Act      Activation // applied after the bias
+	Scale    Tensor     // [1, out], multiplied after the activation (layer scale)
 	Residual Tensor     // [rows, out], added last; may be dst itself
 }
 
@@ -114,7 +140,13 @@ type AttentionArgs struct {
 	Causal                  bool
 	Scale                   float32 // 0 means 1/sqrt(HeadDim)
 	Segment                 int     // 0, or rows attend only within blocks of Segment rows (batched frames); not with Causal
+	// Pages, when not nil, says where the keys are: k and v are pools of pages of PageRows rows, and key row j is row j%PageRows
+	// of page Pages[j/PageRows]. There are as many keys as the call needs (Past+n); only with Causal.
+	Pages []int32
 }
+
+// PageRows is how many rows of K/V one page holds.
+const PageRows = 64
 
 // Ops are the kernels. dst never aliases an input unless the method says so. Shapes are checked first; a mismatch is an
 // error that names the op and both shapes, reported by Run. Nothing here may be kept after Run returns.
@@ -133,6 +165,9 @@ type Ops interface {
 	// RoPE rotates x [rows, heads*headDim] in place, row i by position pos[i], in the half-split (Hugging Face Llama) layout:
 	// pairs are (j, j+headDim/2) and frequency j is invFreq[j], len headDim/2.
 	RoPE(x Tensor, headDim int, pos []int32, invFreq []float32)
+	// Rotate rotates x [rows, heads*headDim] in place in RoPE's half-split layout by angles that table holds: row i uses row
+	// i%table.Rows of table [n, headDim], cosines of the headDim/2 angles and then their sines.
+	Rotate(x, table Tensor, headDim int)
 	// Attention writes dst [n, Heads*HeadDim] from q [n, Heads*HeadDim], k and v [keys, KVHeads*HeadDim]; online softmax in
 	// float32, no n x keys matrix. When Causal, keys beyond Past+n are ignored.
 	Attention(dst, q, k, v Tensor, args AttentionArgs)
@@ -142,4 +177,24 @@ type Ops interface {
 	Add(dst, x Tensor)
 	// AvgPool averages a grid: x [n*gridH*gridW, c] -> dst [n*(gridH/kh)*(gridW/kw), c]; kh, kw divide the grid.
 	AvgPool(dst, x Tensor, gridH, gridW, kh, kw int)
+}
+
+// Picture is RGB24 in host memory, rows without gaps.
+type Picture struct {
+	W, H int
+	Pix  []byte
+}
+
+// PatchArgs say how a picture becomes rows: resized to W x H without keeping its aspect by averaging areas, then
+// (value/255 - Mean)/Std, then cut into squares of Patch pixels.
+type PatchArgs struct {
+	W, H, Patch int
+	Mean, Std   [3]float32
+}
+
+// Patcher is implemented by the Ops of a device that prepares pictures itself. Patches writes one row a patch, pictures one after
+// another, patches row-major, values channel by channel as a flattened convolution weight expects them:
+// dst [len(pics)*(H/Patch)*(W/Patch), 3*Patch*Patch]. Pictures may be of different sizes.
+type Patcher interface {
+	Patches(dst Tensor, pics []Picture, args PatchArgs)
 }

@@ -9,8 +9,26 @@ import "fmt"
 const Align = 256
 
 // AllocBytes is what Alloc(rows, cols) takes from an Arena. The sum of it over all tensors is the size to ask NewArena for.
-func AllocBytes(rows, cols int) int64 {
-	return (int64(rows)*int64(cols)*4 + Align - 1) / Align * Align
+func AllocBytes(rows, cols int) int64 { return AllocBytesAs(rows, cols, F32) }
+
+// AllocBytesAs is the same for AllocAs.
+func AllocBytesAs(rows, cols int, as DType) int64 {
+	element := int64(4)
+	if as == BF16 {
+		element = 2
+	}
+	return (int64(rows)*int64(cols)*element + Align - 1) / Align * Align
+}
+
+// CheckAlloc is for AllocAs, on a device that has tensors of such a type.
+func CheckAlloc(rows, cols int, as DType) error {
+	switch {
+	case rows < 0 || cols < 0:
+		return shapeError("Alloc", "shape [%d %d]", rows, cols)
+	case as != F32 && as != BF16:
+		return shapeError("Alloc", "[%d %d]: no tensor is held as %v", rows, cols, as)
+	}
+	return nil
 }
 
 // Shape is [rows cols], for messages.
@@ -30,6 +48,8 @@ func present(op, name string, t Tensor) error {
 		return shapeError(op, "%s is none", name)
 	case t.Rows < 0 || t.Cols < 0 || t.Off < 0 || t.Rows > 1 && t.Stride < t.Cols:
 		return shapeError(op, "%s %s is malformed: stride %d, offset %d", name, t.Shape(), t.Stride, t.Off)
+	case t.Type != F32 && t.Type != BF16:
+		return shapeError(op, "%s %s is held as %v", name, t.Shape(), t.Type)
 	}
 	return nil
 }
@@ -53,6 +73,9 @@ func rowVector(op, name string, v Tensor, like string, t Tensor) error {
 	}
 	if v.Rows != 1 || v.Cols != t.Cols {
 		return shapeError(op, "%s %s is not one row for %s %s", name, v.Shape(), like, t.Shape())
+	}
+	if v.Type != F32 {
+		return shapeError(op, "%s %s is held as %v, not f32", name, v.Shape(), v.Type)
 	}
 	return nil
 }
@@ -78,7 +101,7 @@ func CheckWeight(w Matrix, as DType) error {
 		return shapeError("NewWeight", "matrix %s is empty", w.Shape())
 	case len(w.Data) < w.Rows*w.Cols:
 		return shapeError("NewWeight", "matrix %s has only %d values", w.Shape(), len(w.Data))
-	case as > I8:
+	case as > I4:
 		return shapeError("NewWeight", "unknown dtype %d", as)
 	}
 	return nil
@@ -129,6 +152,11 @@ func CheckLinear(dst, x Tensor, w Weight, args LinearArgs) error {
 			return err
 		}
 	}
+	if !args.Scale.None() {
+		if err := rowVector(op, "scale", args.Scale, "dst", dst); err != nil {
+			return err
+		}
+	}
 	if !args.Residual.None() {
 		if err := same(op, "residual", args.Residual, "dst", dst); err != nil {
 			return err
@@ -175,6 +203,26 @@ func CheckRoPE(x Tensor, headDim int, pos []int32, invFreq []float32) error {
 	return nil
 }
 
+// CheckRotate is for Rotate.
+func CheckRotate(x, table Tensor, headDim int) error {
+	const op = "Rotate"
+	if err := present(op, "x", x); err != nil {
+		return err
+	}
+	if err := present(op, "table", table); err != nil {
+		return err
+	}
+	switch {
+	case headDim <= 0 || headDim%2 != 0 || x.Cols%headDim != 0:
+		return shapeError(op, "x %s is not made of heads of an even size %d", x.Shape(), headDim)
+	case table.Cols != headDim || table.Rows == 0 && x.Rows > 0:
+		return shapeError(op, "table %s has no row for heads of %d in x %s", table.Shape(), headDim, x.Shape())
+	case table.Type != F32:
+		return shapeError(op, "table %s is held as %v, not f32", table.Shape(), table.Type)
+	}
+	return nil
+}
+
 // CheckAttention is for Attention.
 func CheckAttention(dst, q, k, v Tensor, a AttentionArgs) error {
 	const op = "Attention"
@@ -194,16 +242,38 @@ func CheckAttention(dst, q, k, v Tensor, a AttentionArgs) error {
 		return shapeError(op, "k %s is not %d heads of %d", k.Shape(), a.KVHeads, a.HeadDim)
 	}
 	switch {
+	case k.Type != v.Type:
+		return shapeError(op, "k %s is held as %v and v as %v", k.Shape(), k.Type, v.Type)
 	case a.Segment < 0 || a.Past < 0:
 		return shapeError(op, "negative segment %d or past %d", a.Segment, a.Past)
 	case a.Causal && a.Segment != 0:
 		return shapeError(op, "segment %d together with causal", a.Segment)
+	case a.Pages != nil:
+		return checkPages(op, q, k, a)
 	case a.Causal && k.Rows < a.Past+q.Rows:
 		return shapeError(op, "q %s after %d past keys needs more keys than k %s", q.Shape(), a.Past, k.Shape())
 	case a.Segment != 0 && (q.Rows != k.Rows || q.Rows%a.Segment != 0):
 		return shapeError(op, "segments of %d do not divide q %s and k %s alike", a.Segment, q.Shape(), k.Shape())
 	case q.Rows > 0 && k.Rows == 0:
 		return shapeError(op, "q %s has no key in k %s", q.Shape(), k.Shape())
+	}
+	return nil
+}
+
+func checkPages(op string, q, k Tensor, a AttentionArgs) error {
+	pages := k.Rows / PageRows
+	switch {
+	case !a.Causal:
+		return shapeError(op, "pages without causal")
+	case k.Rows%PageRows != 0:
+		return shapeError(op, "k %s is not made of pages of %d rows", k.Shape(), PageRows)
+	case len(a.Pages) < (a.Past+q.Rows+PageRows-1)/PageRows:
+		return shapeError(op, "q %s after %d past keys needs more than %d pages", q.Shape(), a.Past, len(a.Pages))
+	}
+	for i, p := range a.Pages {
+		if p < 0 || int(p) >= pages {
+			return shapeError(op, "page %d is %d, k %s has %d", i, p, k.Shape(), pages)
+		}
 	}
 	return nil
 }

@@ -31,19 +31,34 @@ func attentionCases(tol Tolerances) []testCase {
 		{51, 51, compute.AttentionArgs{Heads: 2, KVHeads: 2, HeadDim: 48, Segment: 17}},
 		{4, 4, compute.AttentionArgs{Heads: 2, KVHeads: 2, HeadDim: 16, Segment: 1}},
 		{0, 9, compute.AttentionArgs{Heads: 2, KVHeads: 2, HeadDim: 16}},
+		{1, 64, compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 16, Causal: true, Pages: []int32{0}}},
+		{3, 192, compute.AttentionArgs{Heads: 4, KVHeads: 2, HeadDim: 31, Causal: true, Past: 61, Pages: []int32{2}}},
+		{5, 256, compute.AttentionArgs{Heads: 4, KVHeads: 2, HeadDim: 64, Causal: true, Past: 61, Pages: []int32{3, 1}}},
+		{1, 384, compute.AttentionArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Causal: true, Past: 319, Pages: []int32{4, 0, 5, 2, 1, 3}}},
+		{8, 1280, compute.AttentionArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Causal: true, Past: 700, Pages: []int32{19, 3, 5, 4, 0, 9, 8, 17, 2, 11, 6, 1}}},
+		{100, 512, compute.AttentionArgs{Heads: 3, KVHeads: 1, HeadDim: 80, Causal: true, Past: 150, Pages: []int32{6, 2, 5, 1}}},
+		{130, 320, compute.AttentionArgs{Heads: 3, KVHeads: 1, HeadDim: 128, Causal: true, Pages: []int32{1, 0, 4}}},
 	}
 	var cases []testCase
 	for _, row := range table {
 		a := row.args
 		q, k, v := random(11, row.n, a.Heads*a.HeadDim), random(12, row.keys, a.KVHeads*a.HeadDim), random(13, row.keys, a.KVHeads*a.HeadDim)
 		if a.Causal { // what lies beyond the causal horizon must not even be looked at
-			for j := a.Past + row.n; j < row.keys; j++ {
-				for c := range k.Cols {
+			seen := make([]bool, row.keys)
+			for j := range a.Past + row.n {
+				at := j
+				if a.Pages != nil {
+					at = int(a.Pages[j/compute.PageRows])*compute.PageRows + j%compute.PageRows
+				}
+				seen[at] = true
+			}
+			for j := range seen {
+				for c := 0; c < k.Cols && !seen[j]; c++ {
 					k.Row(j)[c], v.Row(j)[c] = poison, poison
 				}
 			}
 		}
-		cases = append(cases, attentionCase(fmt.Sprintf("%dx%d/%d,%dx%d/causal=%v,past=%d,segment=%d", row.n, row.keys, a.Heads, a.KVHeads, a.HeadDim, a.Causal, a.Past, a.Segment), q, k, v, a, tol))
+		cases = append(cases, attentionCase(fmt.Sprintf("%dx%d/%d,%dx%d/causal=%v,past=%d,segment=%d,pages=%d", row.n, row.keys, a.Heads, a.KVHeads, a.HeadDim, a.Causal, a.Past, a.Segment, len(a.Pages)), q, k, v, a, tol))
 	}
 	// Scores of hundreds: the running maximum moves in every block, and exp meets its far tail.
 	q, k, v := random(14, 40, 64), random(15, 300, 64), random(16, 300, 64)

@@ -15,14 +15,15 @@ import (
 // Tolerances bound a device's error against the reference, each relative to the result or to the natural size of what was
 // summed, whichever is larger.
 type Tolerances struct {
-	F32, BF16, I8 float64 // Linear by weight type, relative to Σ|x·w| + |bias| + |residual|; for I8 with max|x| for x
+	F32, BF16, I8 float64 // Linear by weight type, relative to Σ|x·w| + |bias| + |residual|; for I8 and I4 with max|x| for x
+	I4            float64
 	Attention     float64 // relative to the largest |v|
 	Other         float64 // everything else, relative to the largest term of an element
 }
 
 // Float32 is what a device reaches that keeps activations in float32.
 func Float32() Tolerances {
-	return Tolerances{F32: 2e-6, BF16: 2e-6, I8: 2e-6, Attention: 4e-6, Other: 2e-6}
+	return Tolerances{F32: 2e-6, BF16: 2e-6, I8: 2e-6, I4: 2e-6, Attention: 4e-6, Other: 2e-6}
 }
 
 // guard and poison are two NaNs: guard surrounds every tensor and must survive, bit for bit; poison fills every output

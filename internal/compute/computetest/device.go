@@ -12,8 +12,8 @@ import (
 	"afterimage/internal/compute"
 )
 
-// Open returns the reference Device. It accumulates in float64 and rounds weights, but never activations, to what their
-// DType holds. Its memory is ordinary Go memory; Close only marks it closed.
+// Open returns the reference Device. It accumulates in float64 and rounds weights to what their DType holds, activations only
+// where they are written to a Tensor of BF16. Its memory is ordinary Go memory; Close only marks it closed.
 func Open() compute.Device { return &device{turn: make(chan struct{}, 1)} }
 
 type device struct {
@@ -46,6 +46,8 @@ func (w *weight) DType() compute.DType { return w.dtype }
 
 func (d *device) Name() string { return "reference" }
 
+func (d *device) Activations(compute.DType) compute.DType { return compute.F32 }
+
 func (d *device) NewArena(bytes int64) (compute.Arena, error) {
 	if d.closed.Load() {
 		return nil, errors.New("compute: NewArena: reference device is closed")
@@ -57,18 +59,23 @@ func (d *device) NewArena(bytes int64) (compute.Arena, error) {
 }
 
 func (a *arena) Alloc(rows, cols int) (compute.Tensor, error) {
+	return a.AllocAs(rows, cols, compute.F32)
+}
+
+// AllocAs takes as much for BF16 as for F32: values are held as float32 either way.
+func (a *arena) AllocAs(rows, cols int, as compute.DType) (compute.Tensor, error) {
 	if a.buf.data == nil {
 		return compute.Tensor{}, errors.New("compute: Alloc: arena is closed")
 	}
-	if rows < 0 || cols < 0 {
-		return compute.Tensor{}, fmt.Errorf("compute: Alloc: shape [%d %d]", rows, cols)
+	if err := compute.CheckAlloc(rows, cols, as); err != nil {
+		return compute.Tensor{}, err
 	}
 	need := compute.AllocBytes(rows, cols)
 	// The last tensor may end short of the alignment unit, so that an arena of exactly one tensor's bytes holds it.
 	if exact := int64(rows) * int64(cols) * 4; a.used+exact > a.size {
 		return compute.Tensor{}, fmt.Errorf("compute: Alloc [%d %d]: asked for %d bytes, %d of %d left", rows, cols, exact, max(a.size-a.used, 0), a.size)
 	}
-	t := compute.Tensor{Rows: rows, Cols: cols, Stride: cols, Ptr: a.buf, Off: int(a.used / 4)}
+	t := compute.Tensor{Rows: rows, Cols: cols, Stride: cols, Ptr: a.buf, Off: int(a.used / 4), Type: as}
 	a.used += need
 	return t, nil
 }
@@ -92,6 +99,9 @@ func (d *device) NewWeight(w compute.Matrix, as compute.DType) (compute.Weight, 
 	return p, nil
 }
 
+// i4Group is how many neighbours of a row share a scale when held as I4.
+const i4Group = 128
+
 func roundRow(dst, src []float32, as compute.DType) {
 	switch as {
 	case compute.F32:
@@ -101,15 +111,24 @@ func roundRow(dst, src []float32, as compute.DType) {
 			dst[i] = bf16(v)
 		}
 	case compute.I8:
-		var peak float32
-		for _, v := range src {
-			peak = max(peak, float32(math.Abs(float64(v))))
+		quantise(dst, src, 127)
+	case compute.I4:
+		for at := 0; at < len(src); at += i4Group {
+			end := min(at+i4Group, len(src))
+			quantise(dst[at:end], src[at:end], 7)
 		}
-		scale := peak / 127
+	}
+}
+
+// quantise rounds to whole multiples, at most steps, of one scale.
+func quantise(dst, src []float32, steps float32) {
+	var peak float32
+	for _, v := range src {
+		peak = max(peak, float32(math.Abs(float64(v))))
+	}
+	if scale := peak / steps; scale > 0 {
 		for i, v := range src {
-			if scale > 0 {
-				dst[i] = scale * float32(math.RoundToEven(float64(v/scale)))
-			}
+			dst[i] = scale * float32(math.RoundToEven(float64(v/scale)))
 		}
 	}
 }

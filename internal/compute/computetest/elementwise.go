@@ -69,7 +69,7 @@ func elementwiseCases(tol Tolerances) []testCase {
 				g, u := float64(gateUp.Row(r)[c]), float64(gateUp.Row(r)[s.cols+c])
 				return math.Abs(g*u) + 1e-3
 			}},
-			embedCase(s.rows, s.cols, compute.F32), embedCase(s.rows, s.cols, compute.BF16), embedCase(s.rows, s.cols, compute.I8),
+			embedCase(s.rows, s.cols, compute.F32), embedCase(s.rows, s.cols, compute.BF16), embedCase(s.rows, s.cols, compute.I8), embedCase(s.rows, s.cols, compute.I4),
 		)
 	}
 	x, y := random(35, 12, 9), random(36, 4, 9)
@@ -78,6 +78,9 @@ func elementwiseCases(tol Tolerances) []testCase {
 	}})
 	for _, r := range []struct{ rows, heads, dim, first int }{{1, 1, 2, 0}, {3, 2, 6, 5}, {7, 3, 34, 900}, {33, 6, 64, 1000}, {1, 8, 64, 4000}, {150, 2, 128, 0}, {2, 1, 80, 17}, {0, 1, 2, 0}} {
 		cases = append(cases, ropeCase(r.rows, r.heads, r.dim, r.first, tol))
+	}
+	for _, r := range []struct{ rows, heads, dim, table int }{{1, 1, 2, 1}, {6, 2, 6, 3}, {7, 3, 34, 7}, {33, 16, 80, 11}, {150, 2, 128, 50}, {5, 2, 64, 9}, {0, 1, 2, 1}} {
+		cases = append(cases, rotateCase(r.rows, r.heads, r.dim, r.table, tol))
 	}
 	for _, p := range []struct{ n, h, w, kh, kw, cols int }{{1, 1, 1, 1, 1, 1}, {1, 2, 2, 2, 2, 7}, {3, 8, 16, 2, 2, 33}, {2, 4, 8, 2, 2, 384}, {2, 6, 9, 3, 1, 65}, {1, 5, 4, 5, 4, 17}} {
 		m := random(37, p.n*p.h*p.w, p.cols)
@@ -121,6 +124,23 @@ func ropeCase(rows, heads, dim, first int, tol Tolerances) testCase {
 		name: fmt.Sprintf("RoPE/%dx%dx%d/from%d", rows, heads, dim, first), slots: []slot{in(x)}, tol: tol.Other,
 		call: func(o compute.Ops, t []compute.Tensor, _ []compute.Weight) {
 			o.RoPE(t[0], dim, pos, freq)
+		},
+		scale: func(r, c int) float64 { return abs(x.Row(r)[c]) + 1 },
+	}
+}
+
+func rotateCase(rows, heads, dim, period int, tol Tolerances) testCase {
+	x, table := random(44, rows, heads*dim), random(45, period, dim)
+	for r := range period {
+		for j, angle := range table.Row(r)[:dim/2] {
+			sin, cos := math.Sincos(float64(angle))
+			table.Row(r)[j], table.Row(r)[dim/2+j] = float32(cos), float32(sin)
+		}
+	}
+	return testCase{
+		name: fmt.Sprintf("Rotate/%dx%dx%d/by%d", rows, heads, dim, period), slots: []slot{in(x), in(table)}, tol: tol.Other,
+		call: func(o compute.Ops, t []compute.Tensor, _ []compute.Weight) {
+			o.Rotate(t[0], t[1], dim)
 		},
 		scale: func(r, c int) float64 { return abs(x.Row(r)[c]) + 1 },
 	}

@@ -29,7 +29,7 @@ func runErrors(t *testing.T, dev compute.Device) {
 	none, freq := compute.Tensor{}, []float32{1}
 	host := compute.NewMatrix(3, 5)
 	heads := compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 2}
-	kv := alloc(3, 2)
+	kv, page := alloc(3, 2), alloc(compute.PageRows, 2)
 
 	cases := []struct {
 		name string
@@ -57,6 +57,26 @@ func runErrors(t *testing.T, dev compute.Device) {
 		{"rope heads", func(o compute.Ops) { o.RoPE(x35, 2, []int32{0, 1, 2}, freq) }, []string{"RoPE", "[3 5]"}},
 		{"rope positions", func(o compute.Ops) { o.RoPE(x34, 2, []int32{0, 1}, freq) }, []string{"RoPE", "2 positions", "[3 4]"}},
 		{"rope frequencies", func(o compute.Ops) { o.RoPE(x34, 4, []int32{0, 1, 2}, freq) }, []string{"RoPE", "1 frequencies", "[3 4]"}},
+		{"linear scale", func(o compute.Ops) { o.Linear(x36, x34, w, compute.LinearArgs{Scale: row4}) }, []string{"Linear", "scale [1 4]", "[3 6]"}},
+		{"rotate heads", func(o compute.Ops) { o.Rotate(x35, row4, 2) }, []string{"Rotate", "[3 5]"}},
+		{"rotate table", func(o compute.Ops) { o.Rotate(x34, row4, 2) }, []string{"Rotate", "table [1 4]", "[3 4]"}},
+		{"pages, not causal", func(o compute.Ops) {
+			o.Attention(x34, x34, page, page, compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 2, Pages: []int32{0}})
+		}, []string{"Attention", "pages without causal"}},
+		{"pages of a part", func(o compute.Ops) {
+			o.Attention(x34, x34, kv, kv, compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 2, Causal: true, Pages: []int32{0}})
+		}, []string{"Attention", "[3 2]", "pages of 64"}},
+		{"too few pages", func(o compute.Ops) {
+			o.Attention(x34, x34, page, page, compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 2, Causal: true, Past: 62, Pages: []int32{0}})
+		}, []string{"Attention", "[3 4]", "62 past", "1 pages"}},
+		{"no such page", func(o compute.Ops) {
+			o.Attention(x34, x34, page, page, compute.AttentionArgs{Heads: 2, KVHeads: 1, HeadDim: 2, Causal: true, Pages: []int32{0, 1}})
+		}, []string{"Attention", "page 1 is 1", "has 1"}},
+		{"type", func(o compute.Ops) {
+			odd := x34
+			odd.Type = compute.I8
+			o.Copy(odd, x34)
+		}, []string{"Copy", "[3 4]", "i8"}},
 		{"attention q", func(o compute.Ops) { o.Attention(x36, x36, kv, kv, heads) }, []string{"Attention", "[3 6]", "2 heads of 2"}},
 		{"attention k", func(o compute.Ops) { o.Attention(x34, x34, x34, x34, heads) }, []string{"Attention", "[3 4]", "1 heads of 2"}},
 		{"attention kv", func(o compute.Ops) { o.Attention(x34, x34, kv, x34, heads) }, []string{"Attention", "[3 2]", "[3 4]"}},
@@ -125,6 +145,8 @@ func Lifecycle(t *testing.T, open func() compute.Device) {
 		assert.Equal(t, make([]float32, 4), row.Data, "memory is zeroed")
 		_, err = a.Alloc(-1, 4)
 		assert.ErrorContains(t, err, "[-1 4]")
+		_, err = a.AllocAs(1, 4, compute.I8)
+		assert.ErrorContains(t, err, "i8")
 		_, err = d.NewArena(-1)
 		assert.Error(t, err)
 

@@ -17,7 +17,7 @@ func linearCases(tol Tolerances) []testCase {
 	}
 	var cases []testCase
 	for i, s := range shapes {
-		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8} {
+		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4} {
 			// The epilogues cycle, so that each meets every weight type and both paths.
 			cases = append(cases, linearCase(s.rows, s.in, s.out, as, i+int(as), tol))
 		}
@@ -30,22 +30,25 @@ func linearCases(tol Tolerances) []testCase {
 
 func linearCase(rows, cols, outs int, as compute.DType, epilogue int, tol Tolerances) testCase {
 	act := compute.Activation(epilogue % 4)
-	bias, residual, inPlace := epilogue%2 == 1, epilogue/2%2 == 1, epilogue/4%2 == 1
+	bias, residual, inPlace, gain := epilogue%2 == 1, epilogue/2%2 == 1, epilogue/4%2 == 1, epilogue/3%2 == 1
 	x, w := random(1, rows, cols), random(2, outs, cols)
 	// Weights of a model's size, so that results stay near 1 and activations are not all in their tails.
 	for i := range w.Data {
 		w.Data[i] /= float32(math.Sqrt(float64(cols)))
 	}
-	b, res := random(3, 1, outs), random(4, rows, outs)
+	b, res, g := random(3, 1, outs), random(4, rows, outs), random(5, 1, outs)
 	c := testCase{
-		name:    fmt.Sprintf("%dx%dx%d/%v/act%d,bias=%v,residual=%v,inplace=%v", rows, cols, outs, as, act, bias, residual, inPlace && residual),
-		slots:   []slot{out(rows, outs), in(x), in(b), in(res)},
+		name:    fmt.Sprintf("%dx%dx%d/%v/act%d,bias=%v,scale=%v,residual=%v,inplace=%v", rows, cols, outs, as, act, bias, gain, residual, inPlace && residual),
+		slots:   []slot{out(rows, outs), in(x), in(b), in(res), in(g)},
 		weights: []weightSpec{{w, as}},
-		tol:     [...]float64{tol.F32, tol.BF16, tol.I8}[as],
+		tol:     [...]float64{tol.F32, tol.BF16, tol.I8, tol.I4}[as],
 		call: func(o compute.Ops, t []compute.Tensor, ws []compute.Weight) {
 			args := compute.LinearArgs{Act: act}
 			if bias {
 				args.Bias = t[2]
+			}
+			if gain {
+				args.Scale = t[4]
 			}
 			if residual {
 				args.Residual = t[3]
@@ -62,13 +65,16 @@ func linearCase(rows, cols, outs int, as compute.DType, epilogue int, tol Tolera
 				peak = max(peak, math.Abs(float64(v)))
 			}
 			for k, v := range x.Row(r) {
-				if as == compute.I8 {
+				if as == compute.I8 || as == compute.I4 {
 					v = float32(peak) // one step of rounding for the whole row
 				}
 				sum += math.Abs(float64(v) * float64(w.Row(n)[k]))
 			}
 			if bias {
 				sum += abs(b.Data[n])
+			}
+			if gain {
+				sum *= abs(g.Data[n])
 			}
 			if residual {
 				sum += abs(res.Row(r)[n])
@@ -82,7 +88,7 @@ func linearCase(rows, cols, outs int, as compute.DType, epilogue int, tol Tolera
 // oddWeights: rows of zeros (whose int8 scale is zero), of one huge value among small ones, and rows of x that are all zero.
 func oddWeights(tol Tolerances) []testCase {
 	var cases []testCase
-	for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8} {
+	for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4} {
 		for _, rows := range []int{2, 20} {
 			c := linearCase(rows, 70, 35, as, 0, tol)
 			c.name = "odd values/" + c.name

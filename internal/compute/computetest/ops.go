@@ -16,9 +16,27 @@ type ops struct {
 type view struct {
 	rows, cols, stride int
 	data               []float32
+	round              bool // to bfloat16 on writing
 }
 
 func (v view) row(r int) []float32 { return v.data[r*v.stride : r*v.stride+v.cols] }
+
+func (v view) put(r, c int, x float64) {
+	f := float32(x)
+	if v.round {
+		f = bf16(f)
+	}
+	v.data[r*v.stride+c] = f
+}
+
+func (v view) putRow(r int, x []float32) {
+	copy(v.row(r), x)
+	if v.round {
+		for i, f := range x {
+			v.data[r*v.stride+i] = bf16(f)
+		}
+	}
+}
 
 // start reports whether the op should run: nothing failed before, and its own check passed.
 func (o *ops) start(err error) bool {
@@ -45,7 +63,7 @@ func (o *ops) at(op string, t compute.Tensor) view {
 		o.err = fmt.Errorf("compute: %s: tensor %s is not in an open arena", op, t.Shape())
 		return view{}
 	}
-	return view{rows: t.Rows, cols: t.Cols, stride: t.Stride, data: b.data[t.Off:end]}
+	return view{rows: t.Rows, cols: t.Cols, stride: t.Stride, data: b.data[t.Off:end], round: t.Type == compute.BF16}
 }
 
 func (o *ops) weight(op string, w compute.Weight) *weight {
@@ -62,7 +80,7 @@ func (o *ops) Upload(dst compute.Tensor, src compute.Matrix) {
 	}
 	d := o.at("Upload", dst)
 	for r := 0; o.err == nil && r < d.rows; r++ {
-		copy(d.row(r), src.Row(r))
+		d.putRow(r, src.Row(r))
 	}
 }
 
@@ -82,7 +100,7 @@ func (o *ops) Copy(dst, src compute.Tensor) {
 	}
 	d, s := o.at("Copy", dst), o.at("Copy", src)
 	for r := 0; o.err == nil && r < d.rows; r++ {
-		copy(d.row(r), s.row(r))
+		d.putRow(r, s.row(r))
 	}
 }
 
@@ -92,7 +110,7 @@ func (o *ops) Embed(dst compute.Tensor, table compute.Weight, ids []int32) {
 	}
 	d, w := o.at("Embed", dst), o.weight("Embed", table)
 	for r := 0; o.err == nil && r < d.rows; r++ {
-		copy(d.row(r), w.data[int(ids[r])*w.in:][:w.in])
+		d.putRow(r, w.data[int(ids[r])*w.in:][:w.in])
 	}
 }
 
@@ -113,7 +131,7 @@ func (o *ops) Linear(dst, x compute.Tensor, w compute.Weight, args compute.Linea
 	if !o.start(compute.CheckLinear(dst, x, w, args)) {
 		return
 	}
-	d, in, bias, res, p := o.at(op, dst), o.at(op, x), o.at(op, args.Bias), o.at(op, args.Residual), o.weight(op, w)
+	d, in, bias, gain, res, p := o.at(op, dst), o.at(op, x), o.at(op, args.Bias), o.at(op, args.Scale), o.at(op, args.Residual), o.weight(op, w)
 	for r := 0; o.err == nil && r < d.rows; r++ {
 		xr := in.row(r)
 		for n := range d.cols {
@@ -125,10 +143,13 @@ func (o *ops) Linear(dst, x compute.Tensor, w compute.Weight, args compute.Linea
 				sum += float64(bias.data[n])
 			}
 			sum = activate(args.Act, sum)
+			if !args.Scale.None() {
+				sum *= float64(gain.data[n])
+			}
 			if !args.Residual.None() {
 				sum += float64(res.row(r)[n])
 			}
-			d.row(r)[n] = float32(sum)
+			d.put(r, n, sum)
 		}
 	}
 }
@@ -146,7 +167,7 @@ func (o *ops) RMSNorm(dst, x, w compute.Tensor, eps float32) {
 		}
 		inv := 1 / math.Sqrt(sum/float64(d.cols)+float64(eps))
 		for i, v := range in.row(r) {
-			d.row(r)[i] = float32(float64(v) * inv * float64(g.data[i]))
+			d.put(r, i, float64(v)*inv*float64(g.data[i]))
 		}
 	}
 }
@@ -167,7 +188,7 @@ func (o *ops) LayerNorm(dst, x, w, b compute.Tensor, eps float32) {
 		}
 		inv := 1 / math.Sqrt(variance+float64(eps))
 		for i, v := range in.row(r) {
-			d.row(r)[i] = float32((float64(v)-mean)*inv*float64(g.data[i]) + float64(bias.data[i]))
+			d.put(r, i, (float64(v)-mean)*inv*float64(g.data[i])+float64(bias.data[i]))
 		}
 	}
 }
@@ -183,9 +204,29 @@ func (o *ops) RoPE(x compute.Tensor, headDim int, pos []int32, invFreq []float32
 			sin, cos := math.Sincos(float64(float32(pos[r]) * f))
 			for h := j; h < v.cols; h += headDim {
 				a, b := float64(v.row(r)[h]), float64(v.row(r)[h+half])
-				v.row(r)[h] = float32(a*cos - b*sin)
-				v.row(r)[h+half] = float32(b*cos + a*sin)
+				v.put(r, h, a*cos-b*sin)
+				v.put(r, h+half, b*cos+a*sin)
 			}
+		}
+	}
+}
+
+func (o *ops) Rotate(x, table compute.Tensor, headDim int) {
+	if !o.start(compute.CheckRotate(x, table, headDim)) {
+		return
+	}
+	v, angles := o.at("Rotate", x), o.at("Rotate", table)
+	half := headDim / 2
+	for r := 0; o.err == nil && r < v.rows; r++ {
+		angle := angles.row(r % angles.rows)
+		for h := range v.cols {
+			j := h % headDim
+			if j >= half {
+				continue
+			}
+			a, b, cos, sin := float64(v.row(r)[h]), float64(v.row(r)[h+half]), float64(angle[j]), float64(angle[half+j])
+			v.put(r, h, a*cos-b*sin)
+			v.put(r, h+half, b*cos+a*sin)
 		}
 	}
 }
@@ -203,7 +244,11 @@ func (o *ops) Attention(dst, q, k, v compute.Tensor, a compute.AttentionArgs) {
 	if scale == 0 {
 		scale = 1 / math.Sqrt(float64(a.HeadDim))
 	}
-	scores := make([]float64, kv.rows)
+	at := func(j int) int { return j }
+	if a.Pages != nil {
+		at = func(j int) int { return int(a.Pages[j/compute.PageRows])*compute.PageRows + j%compute.PageRows }
+	}
+	scores := make([]float64, max(kv.rows, a.Past+d.rows))
 	out := make([]float64, a.HeadDim)
 	for i := range d.rows {
 		from, to := 0, kv.rows
@@ -220,7 +265,7 @@ func (o *ops) Attention(dst, q, k, v compute.Tensor, a compute.AttentionArgs) {
 			peak := math.Inf(-1)
 			for j := from; j < to; j++ {
 				s := 0.0
-				for c, kc := range kv.row(j)[col:][:a.HeadDim] {
+				for c, kc := range kv.row(at(j))[col:][:a.HeadDim] {
 					s += float64(qh[c]) * float64(kc)
 				}
 				scores[j] = s * scale
@@ -231,12 +276,12 @@ func (o *ops) Attention(dst, q, k, v compute.Tensor, a compute.AttentionArgs) {
 			for j := from; j < to; j++ {
 				p := math.Exp(scores[j] - peak)
 				sum += p
-				for c, vc := range vv.row(j)[col:][:a.HeadDim] {
+				for c, vc := range vv.row(at(j))[col:][:a.HeadDim] {
 					out[c] += p * float64(vc)
 				}
 			}
 			for c, oc := range out {
-				d.row(i)[h*a.HeadDim+c] = float32(oc / sum)
+				d.put(i, h*a.HeadDim+c, oc/sum)
 			}
 		}
 	}
@@ -250,7 +295,7 @@ func (o *ops) SwiGLU(dst, gateUp compute.Tensor) {
 	for r := 0; o.err == nil && r < d.rows; r++ {
 		for i := range d.cols {
 			gate, up := float64(g.row(r)[i]), float64(g.row(r)[d.cols+i])
-			d.row(r)[i] = float32(gate / (1 + math.Exp(-gate)) * up)
+			d.put(r, i, gate/(1+math.Exp(-gate))*up)
 		}
 	}
 }
@@ -262,7 +307,7 @@ func (o *ops) Add(dst, x compute.Tensor) {
 	d, s := o.at("Add", dst), o.at("Add", x)
 	for r := 0; o.err == nil && r < d.rows; r++ {
 		for i, v := range s.row(r % s.rows) {
-			d.row(r)[i] += v
+			d.put(r, i, float64(d.row(r)[i]+v))
 		}
 	}
 }
@@ -280,7 +325,7 @@ func (o *ops) AvgPool(dst, x compute.Tensor, gridH, gridW, kh, kw int) {
 			for i := range kh * kw {
 				sum += float64(s.row(grid*gridH*gridW + (y*kh+i/kw)*gridW + x*kw + i%kw)[c])
 			}
-			d.row(r)[c] = float32(sum / float64(kh*kw))
+			d.put(r, c, sum/float64(kh*kw))
 		}
 	}
 }

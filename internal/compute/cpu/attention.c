@@ -6,12 +6,13 @@
 #include <math.h>
 #include <string.h>
 
-enum { KEYS = 64, ROWS = 96, STRETCH = 256 };
+enum { KEYS = 64 /* a page, where there are pages */, ROWS = 96, STRETCH = 256 };
 
 typedef struct {
   const af_device *d;
   af_view dst, q, k, v;
   af_attention_args a;
+  const int32_t *pages;   // NULL, or where each block of keys lies
   int group;              // query heads of a key head
   int block, blocks;      // queries of a block, blocks of a segment
   int segments, seg_rows; // one segment of all rows when there is no segmenting
@@ -54,6 +55,12 @@ static float *row_at(af_view x, const attention *c, int first, int kv_head, int 
   return x.p + (first + row % n) * x.stride + (kv_head * c->group + row / n) * c->a.head_dim;
 }
 
+// keys_at returns where the block of keys (or values) from j on begins.
+static const float *keys_at(const attention *c, af_view x, int key0, int j) {
+  ptrdiff_t row = c->pages ? (ptrdiff_t)c->pages[j / KEYS] * KEYS : key0 + j;
+  return x.p + row * x.stride;
+}
+
 // ahead asks for the cache lines of a block of keys or values: rows lie too far apart for the machine to guess them.
 static void ahead(const float *p, ptrdiff_t stride, int rows, int cols) {
   for (int r = 0; r < rows; r++)
@@ -84,9 +91,9 @@ static void one(void *ctx, int job, int worker) {
   memset(w.o, 0, (size_t)rows * (size_t)c->dim * sizeof(float));
   for (; j < end; j += KEYS) {
     int keys = af_min(KEYS, end - j), wide = (int)af_round_up((size_t)keys, (size_t)k->nr);
-    const float *kp = c->k.p + (key0 + j) * c->k.stride + kv_head * hd, *vp = c->v.p + (key0 + j) * c->v.stride + kv_head * hd;
+    const float *kp = keys_at(c, c->k, key0, j) + kv_head * hd, *vp = keys_at(c, c->v, key0, j) + kv_head * hd;
     ahead(vp, c->v.stride, keys, hd);
-    if (end - j > KEYS) ahead(kp + KEYS * c->k.stride, c->k.stride, af_min(KEYS, end - j - KEYS), hd);
+    if (end - j > KEYS) ahead(keys_at(c, c->k, key0, j + KEYS) + kv_head * hd, c->k.stride, af_min(KEYS, end - j - KEYS), hd);
     k->transpose(kp, c->k.stride, keys, hd, w.kt, wide);
     tiles(k, rows, hd, w.q, hd, w.kt, wide, w.s, KEYS, wide, 0);
     for (int r = 0; r < rows; r++) {
@@ -138,9 +145,9 @@ static void merge(const attention *c, int seg, int block, int kv_head) {
   }
 }
 
-int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a) {
+int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a, const int32_t *pages) {
   if (q.rows == 0) return AF_OK;
-  attention c = {.d = d, .dst = dst, .q = q, .k = k, .v = v, .a = a, .group = a.heads / a.kv_heads, .segments = 1, .seg_rows = q.rows, .keys = k.rows, .stretches = 1};
+  attention c = {.d = d, .dst = dst, .q = q, .k = k, .v = v, .a = a, .pages = pages, .group = a.heads / a.kv_heads, .segments = 1, .seg_rows = q.rows, .keys = k.rows, .stretches = 1};
   if (a.scale == 0) c.a.scale = 1 / sqrtf((float)a.head_dim);
   if (a.segment > 0) {
     c.seg_rows = c.keys = a.segment;

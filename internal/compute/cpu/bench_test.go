@@ -60,7 +60,7 @@ func BenchmarkLinear(b *testing.B) {
 		{"prefill", 1024, 384, 1024}, {"prefill-down", 1024, 1024, 384}, {"encode8", 1024, 256, 1024}, {"encode1", 128, 256, 768},
 		{"decode", 1, 384, 1024}, {"head", 1, 384, 2048}, {"verify", 5, 384, 2048}, {"big", 1, 2048, 8192},
 	} {
-		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8} {
+		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4} {
 			each(b, fmt.Sprintf("%s/%v", s.name, as), func(b *testing.B, d compute.Device) {
 				x, y := tensor(b, d, s.rows, s.in), tensor(b, d, s.rows, s.out)
 				m := compute.NewMatrix(s.out, s.in)
@@ -72,7 +72,7 @@ func BenchmarkLinear(b *testing.B) {
 				size := float64(s.in * s.out)
 				rates := map[string]float64{"GFLOP/s": 2 * size * float64(s.rows)}
 				if s.rows <= 8 {
-					rates["GB/s"] = size * []float64{4, 2, 1}[as]
+					rates["GB/s"] = size * []float64{4, 2, 1, .5}[as]
 				}
 				loop(b, d, rates, func(o compute.Ops) { o.Linear(y, x, w, compute.LinearArgs{}) })
 			})

@@ -20,6 +20,8 @@ package cpu
 // #cgo noescape af_layernorm
 // #cgo nocallback af_rope
 // #cgo noescape af_rope
+// #cgo nocallback af_rotate
+// #cgo noescape af_rotate
 // #cgo nocallback af_attention
 // #cgo noescape af_attention
 // #cgo nocallback af_swiglu
@@ -156,6 +158,9 @@ var errClosed = errors.New("device is closed")
 
 func (d *device) Name() string { return d.name }
 
+// Activations implements compute.Device: what is between products is float32 always.
+func (d *device) Activations(compute.DType) compute.DType { return compute.F32 }
+
 func (d *device) NewArena(bytes int64) (compute.Arena, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -174,12 +179,20 @@ func (d *device) NewArena(bytes int64) (compute.Arena, error) {
 	return &arena{buf: b}, nil
 }
 
+// AllocAs implements compute.Arena.
+func (a *arena) AllocAs(rows, cols int, as compute.DType) (compute.Tensor, error) {
+	if as != compute.F32 {
+		return compute.Tensor{}, fmt.Errorf("cpu: Alloc [%d %d]: tensors are f32 here, not %v", rows, cols, as)
+	}
+	return a.Alloc(rows, cols)
+}
+
 func (a *arena) Alloc(rows, cols int) (compute.Tensor, error) {
 	if a.buf.p == nil {
 		return compute.Tensor{}, errors.New("cpu: Alloc: arena is closed")
 	}
-	if rows < 0 || cols < 0 {
-		return compute.Tensor{}, fmt.Errorf("cpu: Alloc: shape [%d %d]", rows, cols)
+	if err := compute.CheckAlloc(rows, cols, compute.F32); err != nil {
+		return compute.Tensor{}, err
 	}
 	// The last tensor may end short of the alignment unit, so that an arena of exactly one tensor's bytes holds it.
 	if exact := int64(rows) * int64(cols) * 4; a.used+exact > a.buf.bytes {

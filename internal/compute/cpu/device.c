@@ -101,8 +101,11 @@ void af_weight_free(af_weight *w) {
   af_unmap(w->data, w->bytes);
   free(w->colscale);
   free(w->wsum);
+  free(w->groupscale);
   free(w);
 }
+
+static int groups(const af_weight *w) { return (w->in + AF_I4_GROUP - 1) / AF_I4_GROUP; }
 
 static void layout(const af_device *d, af_weight *w) {
   size_t element = 0; // bytes
@@ -118,6 +121,12 @@ static void layout(const af_device *d, af_weight *w) {
     w->kpad = (int)af_round_up((size_t)w->in, d->row_bf16 || d->block_bf16 ? 32 : 2);
     element = 2;
     break;
+  case AF_I4:
+    w->layout = AF_PANEL_I4;
+    w->panels = (w->out + w->nr - 1) / w->nr;
+    w->panel_bytes = (size_t)w->in * (size_t)w->nr / 2;
+    w->bytes = w->panel_bytes * (size_t)w->panels;
+    return;
   default:
     w->layout = d->row_u8 ? AF_PANEL_I8X4 : AF_PANEL_I8;
     if (d->row_u8) w->kpad = (int)af_round_up((size_t)w->in, 64);
@@ -126,6 +135,33 @@ static void layout(const af_device *d, af_weight *w) {
   w->panels = (w->out + w->nr - 1) / w->nr;
   w->panel_bytes = (size_t)w->kpad * (size_t)w->nr * element;
   w->bytes = w->panel_bytes * (size_t)w->panels;
+}
+
+static float peak_of(const float *x, int n) {
+  float peak = 0;
+  for (int k = 0; k < n; k++) {
+    float a = __builtin_fabsf(x[k]);
+    if (a > peak) peak = a;
+  }
+  return peak;
+}
+
+// nearest returns v in whole scales, at most steps of them.
+static int nearest(float v, float scale, int steps) {
+  return scale > 0 ? af_max(-steps, af_min(steps, (int)__builtin_rintf(v / scale))) : 0;
+}
+
+static float *group_scale(const af_weight *w, int n, int k) {
+  return w->groupscale + (size_t)(n / w->nr * groups(w) + k / AF_I4_GROUP) * (size_t)w->nr + (size_t)(n % w->nr);
+}
+
+static void pack_row_i4(const af_weight *w, const float *src, int n, uint8_t *panel) {
+  int half = w->nr / 2, col = n % w->nr;
+  for (int from = 0; from < w->in; from += AF_I4_GROUP) {
+    int to = af_min(from + AF_I4_GROUP, w->in);
+    float scale = *group_scale(w, n, from) = peak_of(src + from, to - from) / 7;
+    for (int k = from; k < to; k++) panel[(size_t)k * (size_t)half + (size_t)(col % half)] |= (uint8_t)((nearest(src[k], scale, 7) + 8) << (col < half ? 0 : 4));
+  }
 }
 
 static void pack_row(const af_weight *w, const float *src, int n) {
@@ -138,16 +174,12 @@ static void pack_row(const af_weight *w, const float *src, int n) {
   case AF_PANEL_BF16:
     for (int k = 0; k < w->in; k++) ((uint16_t *)panel)[((size_t)(k / 2) * nr + col) * 2 + (size_t)(k % 2)] = af_to_bf16(src[k]);
     return;
+  case AF_PANEL_I4: pack_row_i4(w, src, n, panel); return;
   }
-  float peak = 0;
-  for (int k = 0; k < w->in; k++) {
-    float a = __builtin_fabsf(src[k]);
-    if (a > peak) peak = a;
-  }
-  float scale = w->colscale[n] = peak / 127;
+  float scale = w->colscale[n] = peak_of(src, w->in) / 127;
   int32_t sum = 0;
   for (int k = 0; k < w->in; k++) {
-    int q = scale > 0 ? af_max(-127, af_min(127, (int)__builtin_rintf(src[k] / scale))) : 0;
+    int q = nearest(src[k], scale, 127);
     sum += q;
     if (w->layout == AF_PANEL_I8) ((int8_t *)panel)[(size_t)k * nr + col] = (int8_t)q;
     else ((int8_t *)panel)[((size_t)(k / 4) * nr + col) * 4 + (size_t)(k % 4)] = (int8_t)q;
@@ -167,7 +199,8 @@ af_weight *af_weight_new(af_device *d, const float *src, int out, int in, int dt
   w->data = af_map(w->bytes);
   w->colscale = dtype == AF_I8 ? calloc(columns, sizeof *w->colscale) : NULL;
   w->wsum = dtype == AF_I8 ? calloc(columns, sizeof *w->wsum) : NULL;
-  if (!w->data || (dtype == AF_I8 && (!w->colscale || !w->wsum))) {
+  w->groupscale = dtype == AF_I4 ? calloc(columns * (size_t)groups(w), sizeof *w->groupscale) : NULL;
+  if (!w->data || (dtype == AF_I4 && !w->groupscale) || (dtype == AF_I8 && (!w->colscale || !w->wsum))) {
     af_weight_free(w);
     return NULL;
   }
@@ -181,6 +214,7 @@ static float element(const af_weight *w, int n, int k) {
   switch (w->layout) {
   case AF_PANEL_F32: return ((const float *)panel)[(size_t)k * nr + col];
   case AF_PANEL_BF16: return af_from_bf16(((const uint16_t *)panel)[((size_t)(k / 2) * nr + col) * 2 + (size_t)(k % 2)]);
+  case AF_PANEL_I4: return *group_scale(w, n, k) * (float)((panel[(size_t)k * (nr / 2) + col % (nr / 2)] >> (col < nr / 2 ? 0 : 4) & 15) - 8);
   case AF_PANEL_I8: return w->colscale[n] * ((const int8_t *)panel)[(size_t)k * nr + col];
   default: return w->colscale[n] * ((const int8_t *)panel)[((size_t)(k / 4) * nr + col) * 4 + (size_t)(k % 4)];
   }

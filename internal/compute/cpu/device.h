@@ -18,7 +18,7 @@ enum {
   AF_AMX_MODEL = 32, // AMX's packing and order of sums with its instructions modelled in C: for tests on any machine
 };
 
-enum { AF_F32 = 0, AF_DT_BF16 = 1, AF_I8 = 2 }; // compute.DType
+enum { AF_F32 = 0, AF_DT_BF16 = 1, AF_I8 = 2, AF_I4 = 3 }; // compute.DType
 enum { AF_IDENTITY = 0, AF_GELU = 1, AF_GELU_TANH = 2, AF_QUICK_GELU = 3 }; // compute.Activation
 
 typedef struct af_device af_device;
@@ -49,11 +49,12 @@ void af_weight_free(af_weight *w);
 
 void af_copy(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, int rows, int cols);
 void af_embed(af_device *d, af_view dst, const af_weight *table, const int32_t *ids);
-int af_linear(af_device *d, af_view dst, af_view x, const af_weight *w, const float *bias, int act, af_view residual);
+int af_linear(af_device *d, af_view dst, af_view x, const af_weight *w, const float *bias, int act, const float *gain, af_view residual);
 void af_rmsnorm(af_device *d, af_view dst, af_view x, const float *w, float eps);
 void af_layernorm(af_device *d, af_view dst, af_view x, const float *w, const float *b, float eps);
 int af_rope(af_device *d, af_view x, int head_dim, const int32_t *pos, const float *freq);
-int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a);
+void af_rotate(af_device *d, af_view x, af_view table, int head_dim);
+int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a, const int32_t *pages);
 void af_swiglu(af_device *d, af_view dst, af_view gate_up);
 void af_add(af_device *d, af_view dst, af_view x);
 void af_avgpool(af_device *d, af_view dst, af_view x, int grid_h, int grid_w, int kh, int kw);

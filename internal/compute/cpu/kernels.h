@@ -6,14 +6,15 @@
 
 enum { AF_MAX_MR = 12, AF_MAX_NR = 32, AF_SKINNY = 8 };
 
-// What happens to a tile of sums on its way to dst: for int8, sums become floats; then scale, bias, activation, residual.
+// What happens to a tile of sums on its way to dst: for int8, sums become floats; then scale, bias, activation, gain, residual.
 typedef struct {
   const int32_t *wsum;   // not NULL: c holds int32 sums over unsigned activations; 128 * wsum[col] is taken off
   const float *rowscale; // by absolute row, or NULL
   const float *colscale; // by absolute column, or NULL
   const float *bias;     // by absolute column, or NULL
   int act;
-  const float *res; // or NULL
+  const float *gain; // by absolute column, or NULL
+  const float *res;  // or NULL
   ptrdiff_t ldres;
   float *dst;
   ptrdiff_t lddst;
@@ -30,6 +31,7 @@ typedef struct {
   void (*tile_i8)(int rows, int k, const float *a, ptrdiff_t lda, const int8_t *b, float *c, ptrdiff_t ldc);
   void (*widen_bf16)(int k, const uint16_t *b, float *out); // to [k, nr]
   void (*widen_i8)(int k, const int8_t *b, float *out);
+  void (*widen_i4)(int k, const uint8_t *b, const float *scale, float *out); // k of one group, times its scales [nr]
   void (*finish)(const af_finish *f, int row, int rows, int col, int cols, const float *c, ptrdiff_t ldc);
 
   void (*rmsnorm)(float *dst, const float *x, const float *w, int n, float eps);
@@ -95,17 +97,21 @@ struct af_device {
 
 uint8_t *af_scratch(af_device *d, size_t bytes); // 64-byte aligned; NULL when there is none
 
-enum { AF_PANEL_F32, AF_PANEL_BF16, AF_PANEL_I8, AF_PANEL_I8X4 };
+enum { AF_PANEL_F32, AF_PANEL_BF16, AF_PANEL_I8, AF_PANEL_I8X4, AF_PANEL_I4 };
+enum { AF_I4_GROUP = 128 }; // neighbours of a row of int4 that share a scale
 
 struct af_weight {
   int out, in, dtype, layout;
   int nr, panels;
   int kpad;             // in, rounded up to the layout's step
   size_t panel_bytes;
-  uint8_t *data;        // panels of [kpad, nr] | [kpad/2, nr, 2] | [kpad, nr] | [kpad/4, nr, 4], zero beyond in and out
+  // panels of [kpad, nr] | [kpad/2, nr, 2] | [kpad, nr] | [kpad/4, nr, 4] | [in, nr/2], zero beyond in and out; a byte of the last is
+  // a value + 8 of column j in its low half and of column j + nr/2 in its high half
+  uint8_t *data;
   size_t bytes;
   float *colscale;      // I8: by output
   int32_t *wsum;        // I8X4: by output, the sum of its int8 values
+  float *groupscale;    // I4: [panels, groups, nr]
 };
 
 static inline size_t af_round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }

@@ -17,6 +17,7 @@ const af_kernels af_avx2 = {
     .tile_i8 = tile_i8,
     .widen_bf16 = widen_bf16,
     .widen_i8 = widen_i8,
+    .widen_i4 = widen_i4,
     .finish = finish,
     .rmsnorm = rmsnorm,
     .layernorm = layernorm,

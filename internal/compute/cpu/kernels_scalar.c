@@ -19,6 +19,7 @@ const af_kernels af_scalar = {
     .tile_i8 = tile_i8,
     .widen_bf16 = widen_bf16,
     .widen_i8 = widen_i8,
+    .widen_i4 = widen_i4,
     .finish = finish,
     .rmsnorm = rmsnorm,
     .layernorm = layernorm,

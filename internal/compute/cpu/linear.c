@@ -1,8 +1,8 @@
-// dst = act(x · wᵀ + bias) + residual. Weights lie in panels of nr outputs; a tile of sums stays in registers for the whole
+// dst = act(x · wᵀ + bias) · gain + residual. Weights lie in panels of nr outputs; a tile of sums stays in registers for the whole
 // inner dimension, so nothing is blocked over k: a panel streams through L2 once per block of rows.
 //
 //   rows <= AF_SKINNY   panels widened in registers: bound by memory, and each row's sums are the same whatever rows are with
-//                       it. With VNNI, int8 weights meet activations of 16 bits, as two passes of 8.
+//                       it. int4 is widened to float32 first. With VNNI, int8 weights meet activations of 16 bits, as two passes of 8.
 //   rows >  AF_SKINNY   where the machine multiplies bfloat16 or int8 pairs, activations are rounded first;
 //                       else a panel is widened to float32 once per block of rows.
 #include "kernels.h"
@@ -41,6 +41,21 @@ static void float_tile(const linear *c, int row, int rows, const void *panel, in
   }
 }
 
+static void widen_i4(const linear *c, int p, float *wide) {
+  const af_weight *w = c->w;
+  const uint8_t *panel = panel_at(c, p);
+  const float *scale = w->groupscale + (size_t)p * (size_t)((w->in + AF_I4_GROUP - 1) / AF_I4_GROUP) * (size_t)w->nr;
+  for (int k = 0; k < w->in; k += AF_I4_GROUP, scale += w->nr)
+    c->d->k->widen_i4(af_min(AF_I4_GROUP, w->in - k), panel + (size_t)k * (size_t)w->nr / 2, scale, wide + (size_t)k * (size_t)w->nr);
+}
+
+// wide_panels makes room for one widened panel a worker.
+static int wide_panels(af_device *d, linear *c) {
+  c->panel_floats = (size_t)(c->w->kpad + 1) * (size_t)c->w->nr;
+  c->panel = (float *)af_scratch(d, c->panel_floats * sizeof(float) * (size_t)d->threads);
+  return c->panel ? AF_OK : AF_NOMEM;
+}
+
 // Jobs of float products: a block of rows by some panels.
 static void float_job(void *ctx, int job, int worker) {
   const linear *c = ctx;
@@ -54,6 +69,7 @@ static void float_job(void *ctx, int job, int worker) {
     if (c->panel && as != AF_PANEL_F32) {
       float *wide = c->panel + (size_t)worker * c->panel_floats;
       if (as == AF_PANEL_BF16) k->widen_bf16(c->w->in, panel, wide);
+      else if (as == AF_PANEL_I4) widen_i4(c, p, wide);
       else k->widen_i8(c->w->in, panel, wide);
       panel = wide;
       as = AF_PANEL_F32;
@@ -190,6 +206,7 @@ static int skinny(af_device *d, linear *c) {
   if (w->layout != AF_PANEL_I8X4) {
     c->row_blocks = 1;
     c->rows_per_job = c->x.rows;
+    if (w->layout == AF_PANEL_I4 && wide_panels(d, c)) return AF_NOMEM;
     af_pool_run(d->pool, jobs, float_job, c);
     return AF_OK;
   }
@@ -211,11 +228,7 @@ static int blocked(af_device *d, linear *c) {
   int bf16 = w->layout == AF_PANEL_BF16 && (d->row_bf16 || d->block_bf16);
   if (!bf16 && w->layout != AF_PANEL_I8X4) {
     int jobs = split(c, d->k->mr, (size_t)w->in * sizeof(float));
-    if (w->layout != AF_PANEL_F32) {
-      c->panel_floats = (size_t)(w->kpad + 1) * (size_t)w->nr;
-      c->panel = (float *)af_scratch(d, c->panel_floats * sizeof(float) * (size_t)d->threads);
-      if (!c->panel) return AF_NOMEM;
-    }
+    if (w->layout != AF_PANEL_F32 && wide_panels(d, c)) return AF_NOMEM;
     af_pool_run(d->pool, jobs, float_job, c);
     return AF_OK;
   }
@@ -235,9 +248,9 @@ static int blocked(af_device *d, linear *c) {
   return AF_OK;
 }
 
-int af_linear(af_device *d, af_view dst, af_view x, const af_weight *w, const float *bias, int act, af_view residual) {
+int af_linear(af_device *d, af_view dst, af_view x, const af_weight *w, const float *bias, int act, const float *gain, af_view residual) {
   linear c = {.d = d, .w = w, .x = x};
-  c.f = (af_finish){.colscale = w->colscale, .bias = bias, .act = act, .res = residual.p, .ldres = residual.stride, .dst = dst.p, .lddst = dst.stride};
+  c.f = (af_finish){.colscale = w->colscale, .bias = bias, .act = act, .gain = gain, .res = residual.p, .ldres = residual.stride, .dst = dst.p, .lddst = dst.stride};
   if (x.rows == 0) return AF_OK;
   return x.rows <= AF_SKINNY ? skinny(d, &c) : blocked(d, &c);
 }

@@ -54,7 +54,7 @@ func TestAMXMatchesItsModel(t *testing.T) {
 // A row's product does not depend on the rows beside it, nor on the number of threads: what was drafted verifies.
 func TestSkinnyRowsAreIndependent(t *testing.T) {
 	for _, level := range Levels() {
-		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8} {
+		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4} {
 			t.Run(level+"/"+as.String(), func(t *testing.T) {
 				one, err := Open(1, level)
 				require.NoError(t, err)

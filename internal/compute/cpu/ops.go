@@ -36,6 +36,10 @@ func (o *ops) at(op string, t compute.Tensor) C.af_view {
 		o.err = fmt.Errorf("cpu: %s: tensor %s belongs to another device", op, t.Shape())
 		return C.af_view{}
 	}
+	if t.Type != compute.F32 {
+		o.err = fmt.Errorf("cpu: %s: tensor %s is held as %v, not f32", op, t.Shape(), t.Type)
+		return C.af_view{}
+	}
 	v := C.af_view{rows: C.int(t.Rows), cols: C.int(t.Cols), stride: C.ptrdiff_t(t.Stride)}
 	if t.Rows == 0 || t.Cols == 0 {
 		v.rows = 0 // nothing to touch
@@ -106,9 +110,9 @@ func (o *ops) Linear(dst, x compute.Tensor, w compute.Weight, args compute.Linea
 	if !o.check(compute.CheckLinear(dst, x, w, args)) {
 		return
 	}
-	d, in, bias, res, p := o.at(op, dst), o.at(op, x), o.at(op, args.Bias), o.at(op, args.Residual), o.weight(op, w)
+	d, in, bias, gain, res, p := o.at(op, dst), o.at(op, x), o.at(op, args.Bias), o.at(op, args.Scale), o.at(op, args.Residual), o.weight(op, w)
 	if o.err == nil {
-		o.done(op, C.af_linear(o.c, d, in, p, bias.p, C.int(args.Act), res))
+		o.done(op, C.af_linear(o.c, d, in, p, bias.p, C.int(args.Act), gain.p, res))
 	}
 }
 
@@ -141,6 +145,15 @@ func (o *ops) RoPE(x compute.Tensor, headDim int, pos []int32, invFreq []float32
 	}
 }
 
+func (o *ops) Rotate(x, table compute.Tensor, headDim int) {
+	if !o.check(compute.CheckRotate(x, table, headDim)) {
+		return
+	}
+	if v, t := o.at("Rotate", x), o.at("Rotate", table); o.err == nil && v.rows > 0 {
+		C.af_rotate(o.c, v, t, C.int(headDim))
+	}
+}
+
 func (o *ops) Attention(dst, q, k, v compute.Tensor, a compute.AttentionArgs) {
 	const op = "Attention"
 	if !o.check(compute.CheckAttention(dst, q, k, v, a)) {
@@ -153,8 +166,12 @@ func (o *ops) Attention(dst, q, k, v compute.Tensor, a compute.AttentionArgs) {
 	if a.Causal {
 		args.causal = 1
 	}
+	var pages *C.int32_t
+	if len(a.Pages) > 0 {
+		pages = (*C.int32_t)(&a.Pages[0])
+	}
 	if d, qv, kv, vv := o.at(op, dst), o.at(op, q), o.at(op, k), o.at(op, v); o.err == nil {
-		o.done(op, C.af_attention(o.c, d, qv, kv, vv, args))
+		o.done(op, C.af_attention(o.c, d, qv, kv, vv, args, pages))
 	}
 }
 

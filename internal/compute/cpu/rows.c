@@ -90,7 +90,7 @@ static void angles(const rows *c, int r) {
 }
 
 static void rope(const rows *c, int r) {
-  const float *cosines = at(c->y, r);
+  const float *cosines = at(c->y, r % c->y.rows);
   c->k->rope(at(c->x, r), c->heads, c->half, cosines, cosines + c->half);
 }
 
@@ -135,4 +135,9 @@ int af_rope(af_device *d, af_view x, int head_dim, const int32_t *pos, const flo
   rows c = {.one = rope, .x = x, .y = {d->rope_table, x.rows, 2 * half, 2 * half}, .half = half, .heads = x.cols / head_dim};
   each(d, &c, x.rows, x.cols);
   return AF_OK;
+}
+
+void af_rotate(af_device *d, af_view x, af_view table, int head_dim) {
+  rows c = {.one = rope, .x = x, .y = table, .half = head_dim / 2, .heads = x.cols / head_dim};
+  each(d, &c, x.rows, x.cols);
 }

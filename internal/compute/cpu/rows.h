@@ -67,6 +67,7 @@ FN void finish(const af_finish *f, int row, int rows, int col, int cols, const f
       if (f->colscale) v = v * v_loadn(f->colscale + col + j, n);
       if (f->bias) v = v + v_loadn(f->bias + col + j, n);
       v = v_activate(f->act, v);
+      if (f->gain) v = v * v_loadn(f->gain + col + j, n);
       if (res) v = v + v_loadn(res + j, n);
       if (n == VN) v_store(dst + j, v);
       else v_storen(dst + j, v, n);

@@ -90,3 +90,11 @@ FN void widen_bf16(int k, const uint16_t *b, float *out) {
 FN void widen_i8(int k, const int8_t *b, float *out) {
   for (ptrdiff_t i = 0; i < (ptrdiff_t)k * NR; i += VN) v_store(out + i, v_i8(b + i));
 }
+
+FN void widen_i4(int k, const uint8_t *b, const float *scale, float *out) {
+  for (; k > 0; k--, b += NR / 2, out += NR)
+    for (int j = 0; j < NR / 2; j++) {
+      out[j] = (float)((b[j] & 15) - 8) * scale[j];
+      out[j + NR / 2] = (float)((b[j] >> 4) - 8) * scale[j + NR / 2];
+    }
+}
