@@ -19,6 +19,7 @@ type Tolerances struct {
 	I4            float64
 	Attention     float64 // relative to the largest |v|
 	Other         float64 // everything else, relative to the largest term of an element
+	Rounded       float64 // what is added to each of these with tensors of BF16; 0: the device has none
 }
 
 // Float32 is what a device reaches that keeps activations in float32.
@@ -34,7 +35,10 @@ var (
 )
 
 // slot is one tensor of a test case. A nil Data is an output to be poisoned first.
-type slot struct{ compute.Matrix }
+type slot struct {
+	compute.Matrix
+	vector bool // always F32
+}
 
 type weightSpec struct {
 	compute.Matrix
@@ -69,9 +73,17 @@ func Run(t *testing.T, dev compute.Device, tol Tolerances) {
 		t.Run(g.name, func(t *testing.T) {
 			for _, c := range g.cases {
 				t.Run(c.name, func(t *testing.T) {
-					want := c.exec(t, ref, 0)
-					for _, pad := range []int{0, 5} {
-						c.compare(t, pad, c.exec(t, dev, pad), want)
+					for _, as := range []compute.DType{compute.F32, compute.BF16} {
+						if as == compute.BF16 {
+							if tol.Rounded == 0 {
+								break
+							}
+							c.tol += tol.Rounded
+						}
+						want := c.exec(t, ref, 0, as)
+						for _, pad := range []int{0, 5} {
+							c.compare(t, pad, c.exec(t, dev, pad, as), want)
+						}
 					}
 				})
 			}
@@ -80,8 +92,8 @@ func Run(t *testing.T, dev compute.Device, tol Tolerances) {
 	t.Run("Errors", func(t *testing.T) { runErrors(t, dev) })
 }
 
-// exec runs the case with every tensor inside a guard band, rows pad elements further apart than they need to be.
-func (c testCase) exec(t *testing.T, dev compute.Device, pad int) compute.Matrix {
+// exec runs the case with every tensor, of that type, inside a guard band, rows pad elements further apart than they need to be.
+func (c testCase) exec(t *testing.T, dev compute.Device, pad int, as compute.DType) compute.Matrix {
 	t.Helper()
 	var bytes int64
 	for _, s := range c.slots {
@@ -94,7 +106,11 @@ func (c testCase) exec(t *testing.T, dev compute.Device, pad int) compute.Matrix
 	var whole, inner []compute.Tensor
 	var host, back []compute.Matrix
 	for i, s := range c.slots {
-		w, err := a.Alloc(s.Rows+2, s.Cols+pad)
+		as := as
+		if s.vector {
+			as = compute.F32
+		}
+		w, err := a.AllocAs(s.Rows+2, s.Cols+pad, as)
 		require.NoError(t, err)
 		left := pad / 2 // so that rows start unaligned too
 		h := compute.NewMatrix(s.Rows+2, s.Cols+pad)
@@ -106,6 +122,9 @@ func (c testCase) exec(t *testing.T, dev compute.Device, pad int) compute.Matrix
 					if s.Data != nil {
 						v = s.Row(r - 1)[col-left]
 					}
+				}
+				if as == compute.BF16 {
+					v = math.Float32frombits(math.Float32bits(v) &^ 0xffff)
 				}
 				h.Row(r)[col] = v
 			}
@@ -141,7 +160,12 @@ func (c testCase) exec(t *testing.T, dev compute.Device, pad int) compute.Matrix
 					out.Row(r - 1)[col-left] = v
 					continue
 				}
-				if math.Float32bits(v) != math.Float32bits(host[i].Row(r)[col]) {
+				was := host[i].Row(r)[col]
+				same := math.Float32bits(v) == math.Float32bits(was)
+				if as == compute.BF16 { // there is more than one way to shorten a NaN
+					same = same || v != v && was != was
+				}
+				if !same {
 					require.Failf(t, "written where it must not be", "tensor %d, row %d of %d, column %d of %d (pad %d): %g", i, r-1, s.Rows, col-left, s.Cols, pad, v)
 				}
 			}
@@ -186,9 +210,11 @@ func random(seed uint64, rows, cols int) compute.Matrix {
 	return m
 }
 
-func in(m compute.Matrix) slot { return slot{m} }
+func in(m compute.Matrix) slot { return slot{Matrix: m} }
 
-func out(rows, cols int) slot { return slot{compute.Matrix{Rows: rows, Cols: cols}} }
+func vector(m compute.Matrix) slot { return slot{Matrix: m, vector: true} }
+
+func out(rows, cols int) slot { return slot{Matrix: compute.Matrix{Rows: rows, Cols: cols}} }
 
 // abs is the sum of sizes that an elementwise result was made of.
 func abs(vs ...float32) float64 {

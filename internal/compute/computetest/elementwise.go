@@ -22,7 +22,7 @@ func normCases(tol Tolerances) []testCase {
 		norm := func(name string, rms bool, eps float32) testCase {
 			return testCase{
 				name:  fmt.Sprintf("%s/%dx%d,inplace=%v", name, s.rows, s.cols, inPlace),
-				slots: []slot{out(s.rows, s.cols), in(x), in(w), in(b)},
+				slots: []slot{out(s.rows, s.cols), in(x), vector(w), vector(b)},
 				tol:   tol.Other * 4, // a mean and a root, then three products
 				call: func(o compute.Ops, t []compute.Tensor, _ []compute.Weight) {
 					src := t[1]
@@ -138,7 +138,7 @@ func rotateCase(rows, heads, dim, period int, tol Tolerances) testCase {
 		}
 	}
 	return testCase{
-		name: fmt.Sprintf("Rotate/%dx%dx%d/by%d", rows, heads, dim, period), slots: []slot{in(x), in(table)}, tol: tol.Other,
+		name: fmt.Sprintf("Rotate/%dx%dx%d/by%d", rows, heads, dim, period), slots: []slot{in(x), vector(table)}, tol: tol.Other,
 		call: func(o compute.Ops, t []compute.Tensor, _ []compute.Weight) {
 			o.Rotate(t[0], t[1], dim)
 		},

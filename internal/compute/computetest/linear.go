@@ -39,7 +39,7 @@ func linearCase(rows, cols, outs int, as compute.DType, epilogue int, tol Tolera
 	b, res, g := random(3, 1, outs), random(4, rows, outs), random(5, 1, outs)
 	c := testCase{
 		name:    fmt.Sprintf("%dx%dx%d/%v/act%d,bias=%v,scale=%v,residual=%v,inplace=%v", rows, cols, outs, as, act, bias, gain, residual, inPlace && residual),
-		slots:   []slot{out(rows, outs), in(x), in(b), in(res), in(g)},
+		slots:   []slot{out(rows, outs), in(x), vector(b), in(res), vector(g)},
 		weights: []weightSpec{{w, as}},
 		tol:     [...]float64{tol.F32, tol.BF16, tol.I8, tol.I4}[as],
 		call: func(o compute.Ops, t []compute.Tensor, ws []compute.Weight) {
