@@ -12,13 +12,10 @@ FUZZTIME ?= 20s
 TOOL := go tool -modfile=tools/go.mod
 # A checkout that git refuses to read (another owner's, a tarball) is built without a commit in its version.
 STAMP := $(shell git status >/dev/null 2>&1 || echo -buildvcs=false)
-# A CUDA build needs a toolkit on this machine; without one only the CPU program is built.
-NVCC := $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
-ifneq ($(wildcard internal/compute/cuda/Makefile),)
-CUDA := $(NVCC)
-endif
+# scripts/env.sh sets NVCC where there is a CUDA toolkit; without one only the CPU program is built and checked.
+KERNELS := $(MAKE) --no-print-directory -C internal/compute/cuda
 
-.PHONY: help deps build demo test lint vuln bench fuzz env clean
+.PHONY: help deps cuda build demo test lint vuln bench fuzz env clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -29,10 +26,14 @@ deps: ## install and build what is needed, once
 build: deps ## bin/afterimage (and bin/afterimage-cuda where a CUDA toolkit is found)
 	@$(ENV)
 	go build $(STAMP) -o bin/afterimage ./cmd/afterimage
-	if [ -n "$(CUDA)" ]; then
-		$(MAKE) --no-print-directory -C internal/compute/cuda
+	if [ -n "$${NVCC:-}" ]; then
+		$(KERNELS)
 		go build $(STAMP) -tags cuda -o bin/afterimage-cuda ./cmd/afterimage
 	fi
+
+cuda: deps ## make build, with a CUDA toolkit fetched first where there is none (1 GB)
+	@scripts/cuda.sh get
+	$(MAKE) --no-print-directory build
 
 demo: ## watch a simulated camera and ask about it; ONCE=1 asks three questions and ends
 	@if [ ! -x bin/afterimage ] && [ ! -f .deps/ffmpeg/.complete ]; then
@@ -43,8 +44,16 @@ demo: ## watch a simulated camera and ask about it; ONCE=1 asks three questions 
 
 test: ## check and test everything
 	@scripts/deps.sh chromium
+	if [ "$${AFTERIMAGE_CUDA:-}" = build ]; then scripts/cuda.sh get; fi
 	$(MAKE) --no-print-directory lint
 	$(ENV)
+	if [ -n "$${NVCC:-}" ]; then
+		echo 'test: -tags cuda is built, tests included (running them needs a GPU: internal/compute/cuda/device-test.sh)' >&2
+		go build $(STAMP) -tags cuda -o bin/afterimage-cuda ./cmd/afterimage
+		bin=$$(mktemp -d)
+		go test -tags cuda -c -o $$bin/ $$(git ls-files -co --exclude-standard -- '*_test.go' | xargs grep -l '^//go:build cuda' | xargs -n1 dirname | sort -u | sed 's|^|./|')
+		rm -rf $$bin
+	fi
 	echo 'test: go test -race ./...' >&2
 	go test -race -timeout $(TIMEOUT) ./... $(ARGS)
 
@@ -57,6 +66,14 @@ lint: deps
 	go vet ./...
 	echo 'lint: staticcheck' >&2
 	$(TOOL) staticcheck ./...
+	if [ -n "$${NVCC:-}" ]; then
+		$(KERNELS)
+		echo 'lint: go vet and staticcheck with -tags cuda' >&2
+		go vet -tags cuda ./...
+		$(TOOL) staticcheck -tags cuda ./...
+	else
+		echo 'lint: no CUDA toolkit here, so what is for GPUs is left out; `make cuda` fetches one' >&2
+	fi
 	echo 'lint: known vulnerabilities are looked up by `make vuln`, which needs the network' >&2
 
 vuln: deps ## look up known vulnerabilities of what is linked (asks the Go vulnerability database)
@@ -83,3 +100,4 @@ env: ## print what `. scripts/env.sh` sets, for eval
 
 clean: ## remove what was built, FFmpeg included
 	rm -rf bin .deps
+	$(KERNELS) clean

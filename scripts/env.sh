@@ -1,5 +1,6 @@
-# Source this file (". scripts/env.sh") before using go by hand: it points cgo at the FFmpeg that `make deps` found or built,
-# and puts a Go that `make deps` fetched first in PATH. It only sets variables, and does nothing that is not needed.
+# Source this file (". scripts/env.sh") before using go by hand: it points cgo at the FFmpeg that `make deps` found or built and at
+# the CUDA toolkit that was found or fetched by `make cuda`, for -tags cuda, and puts a Go that `make deps` fetched first in PATH.
+# It only sets variables, and does nothing that is not needed.
 # shellcheck shell=sh
 
 _root=${AFTERIMAGE_ROOT:-}
@@ -25,6 +26,10 @@ fi
 if [ -f "$_deps/gotoolchain" ]; then
 	GOTOOLCHAIN=$(cat "$_deps/gotoolchain")
 	export GOTOOLCHAIN
+fi
+# Whoever sets cgo's flags is taken to know what for.
+if [ -z "${CGO_CFLAGS:-}${CGO_LDFLAGS:-}" ] && [ -x "$_root/scripts/cuda.sh" ]; then
+	eval "$("$_root/scripts/cuda.sh" find || true)"
 fi
 export CGO_ENABLED=1
 unset _root _deps

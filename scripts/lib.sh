@@ -7,9 +7,9 @@ suite=trixie
 say() { echo "$name: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# private_apt DIR TYPE prepares an apt of its own in DIR for the suite above (TYPE is deb or deb-src): own list, state and cache,
-# so the system's package lists and installed packages stay as they are. Afterwards `papt` is that apt-get. The mirror is the one
-# this machine uses for Debian already, and Debian's keyring vouches for what it gives.
+# private_apt DIR TYPE [COMPONENTS] prepares an apt of its own in DIR for the suite above (TYPE is deb or deb-src, COMPONENTS are
+# main unless given): own list, state and cache, so the system's package lists and installed packages stay as they are. Afterwards
+# `papt` is that apt-get. The mirror is the one this machine uses for Debian already, and Debian's keyring vouches for what it gives.
 private_apt() {
 	papt_dir=$1
 	mkdir -p "$papt_dir/lists/partial" "$papt_dir/cache/archives/partial"
@@ -20,7 +20,7 @@ private_apt() {
 	keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 	[ -f "$keyring" ] || keyring=${keyring%.gpg}.pgp # newer Debian renamed it
 	[ -f "$keyring" ] || die "$keyring is missing: install the package debian-archive-keyring"
-	echo "$2 [signed-by=$keyring] $mirror $suite main" >"$papt_dir/sources.list"
+	echo "$2 [signed-by=$keyring] $mirror $suite ${3:-main}" >"$papt_dir/sources.list"
 	papt update || return 1
 }
 
