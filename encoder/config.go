@@ -16,6 +16,7 @@ type Size struct{ H, W int }
 type Config struct {
 	Vision    Vision
 	Pool      Size       // average pool over patches; 1x1 for none
+	Merge     int        // squares of Merge x Merge patches leave as one row, side by side before the projector; 1 for none
 	Projector *Projector // nil: rows leave in the vision tower's own space
 	Mean, Std [3]float32 // of pixel/255
 	family    family
@@ -30,28 +31,13 @@ type Vision struct {
 	Eps                        float32
 	Run                        int  // layers to run: fewer than Layers when an earlier hidden state is taken
 	PostNorm                   bool // post_layernorm after the last layer run
+	QKVBias                    bool
 }
 
-// Projector maps a row of the vision tower to the language model's space: linear, activation, linear.
+// Projector maps a row of the vision tower to the language model's space: linear, activation, linear. Inner is the width between.
 type Projector struct {
-	Dim int
-	Act compute.Activation
-}
-
-// family is what distinguishes one published tower from another.
-type family struct {
-	class     bool // a class token before the patches, and pre_layrnorm (the checkpoint's own spelling) after the embedding
-	patchBias bool
-	postNorm  bool // the last hidden state goes through post_layernorm
-	act       string
-	eps       float32
-	mean, std [3]float32
-}
-
-var families = map[string]family{
-	"siglip_vision_model": {patchBias: true, postNorm: true, act: "gelu_pytorch_tanh", eps: 1e-6, mean: [3]float32{.5, .5, .5}, std: [3]float32{.5, .5, .5}},
-	"clip_vision_model": {class: true, act: "quick_gelu", eps: 1e-5, mean: [3]float32{0.48145466, 0.4578275, 0.40821073},
-		std: [3]float32{0.26862954, 0.26130258, 0.27577711}},
+	Dim, Inner int
+	Act        compute.Activation
 }
 
 var activations = map[string]compute.Activation{"gelu": compute.GELU, "gelu_pytorch_tanh": compute.GELUTanh, "quick_gelu": compute.QuickGELU}
@@ -69,10 +55,27 @@ type rawVision struct {
 	Heads     int             `json:"num_attention_heads"`
 	MLP       int             `json:"intermediate_size"`
 	Channels  *int            `json:"num_channels"`
-	PatchSize int             `json:"patch_size"`
+	PatchSize json.RawMessage `json:"patch_size"`
 	ImageSize json.RawMessage `json:"image_size"`
 	Act       string          `json:"hidden_act"`
 	Eps       *float32        `json:"layer_norm_eps"`
+
+	// InternVL's own.
+	AttentionBias bool   `json:"attention_bias"`
+	QKNorm        bool   `json:"use_qk_norm"`
+	NormType      string `json:"norm_type"`
+	MeanPooling   *bool  `json:"use_mean_pooling"`
+	Absolute      *bool  `json:"use_absolute_position_embeddings"`
+
+	// Qwen2-VL's own, which calls the language model's width hidden_size.
+	Depth     int             `json:"depth"`
+	EmbedDim  int             `json:"embed_dim"`
+	NumHeads  int             `json:"num_heads"`
+	MLPRatio  float64         `json:"mlp_ratio"`
+	InChans   *int            `json:"in_channels"`
+	InChans2  *int            `json:"in_chans"`
+	MergeSize *int            `json:"spatial_merge_size"`
+	Temporal  json.RawMessage `json:"temporal_patch_size"`
 }
 
 type rawConfig struct {
@@ -135,6 +138,9 @@ func parseConfig(data []byte) (*Config, error) {
 		return nil, err
 	}
 	if raw.Text != nil && raw.ModelType == "afterimage_vlm" {
+		if c.Projector != nil {
+			return nil, fmt.Errorf("vision_config.model_type %q is not supported in an afterimage_vlm", vision.ModelType)
+		}
 		if err := between("text_config.hidden_size", raw.Text.Hidden, maxDim); err != nil {
 			return nil, err
 		}
@@ -145,7 +151,7 @@ func parseConfig(data []byte) (*Config, error) {
 		if !ok {
 			return nil, fmt.Errorf("projector_hidden_act %q is not supported", raw.Act)
 		}
-		c.Projector = &Projector{Dim: raw.Text.Hidden, Act: act}
+		c.Projector = &Projector{Dim: raw.Text.Hidden, Inner: raw.Text.Hidden, Act: act}
 	}
 	return c, nil
 }
@@ -156,6 +162,12 @@ func (c *Config) vision(r *rawVision) error {
 		return fmt.Errorf("model_type %q is not supported", r.ModelType)
 	}
 	c.family, c.Mean, c.Std = f, f.mean, f.std
+	c.Merge = 1
+	if f.kind == qwen2 {
+		if err := c.qwen2(r); err != nil {
+			return err
+		}
+	}
 	if r.Channels != nil && *r.Channels != 3 {
 		return fmt.Errorf("num_channels %d is not supported, want 3", *r.Channels)
 	}
@@ -163,12 +175,17 @@ func (c *Config) vision(r *rawVision) error {
 	if err != nil {
 		return fmt.Errorf("image_size %s: want a number or [height, width]", r.ImageSize)
 	}
+	square, err := imageSize(r.PatchSize)
+	if err != nil || square.H != square.W {
+		return fmt.Errorf("patch_size %s: want a number", r.PatchSize)
+	}
+	patch := square.H
 	for _, v := range []struct {
 		name string
 		val  int
 		max  int
 	}{{"hidden_size", r.Hidden, maxDim}, {"num_hidden_layers", r.Layers, maxLayers}, {"num_attention_heads", r.Heads, maxDim},
-		{"intermediate_size", r.MLP, 4 * maxDim}, {"patch_size", r.PatchSize, 256}, {"image_size", image.H, 4096}, {"image_size", image.W, 4096}} {
+		{"intermediate_size", r.MLP, 4 * maxDim}, {"patch_size", patch, 256}, {"image_size", image.H, 4096}, {"image_size", image.W, 4096}} {
 		if err := between(v.name, v.val, v.max); err != nil {
 			return err
 		}
@@ -176,8 +193,14 @@ func (c *Config) vision(r *rawVision) error {
 	if r.Hidden%r.Heads != 0 {
 		return fmt.Errorf("num_attention_heads %d does not divide hidden_size %d", r.Heads, r.Hidden)
 	}
-	if image.H < r.PatchSize || image.W < r.PatchSize || image.H%r.PatchSize != 0 || image.W%r.PatchSize != 0 {
-		return fmt.Errorf("patch_size %d does not divide image_size %dx%d", r.PatchSize, image.H, image.W)
+	if image.H < patch || image.W < patch || image.H%patch != 0 || image.W%patch != 0 {
+		return fmt.Errorf("patch_size %d does not divide image_size %dx%d", patch, image.H, image.W)
+	}
+	if image.H/patch%c.Merge != 0 || image.W/patch%c.Merge != 0 {
+		return fmt.Errorf("spatial_merge_size %d does not divide the %dx%d patches", c.Merge, image.H/patch, image.W/patch)
+	}
+	if f.kind == qwen2 && r.Hidden/r.Heads%4 != 0 {
+		return fmt.Errorf("heads of %d cannot turn by height and width", r.Hidden/r.Heads)
 	}
 	if r.Act == "" {
 		r.Act = f.act
@@ -193,8 +216,51 @@ func (c *Config) vision(r *rawVision) error {
 	if !(eps >= 0 && eps < 1) {
 		return fmt.Errorf("layer_norm_eps %g is out of range", eps)
 	}
-	c.Vision = Vision{Hidden: r.Hidden, Layers: r.Layers, Heads: r.Heads, MLP: r.MLP, PatchSize: r.PatchSize, Image: image,
-		Act: act, Eps: eps, Run: r.Layers, PostNorm: f.postNorm}
+	c.Vision = Vision{Hidden: r.Hidden, Layers: r.Layers, Heads: r.Heads, MLP: r.MLP, PatchSize: patch, Image: image,
+		Act: act, Eps: eps, Run: r.Layers, PostNorm: f.postNorm, QKVBias: true}
+	if f.kind == intern {
+		switch {
+		case r.QKNorm:
+			return errors.New("use_qk_norm true is not supported")
+		case r.NormType != "" && r.NormType != "layer_norm":
+			return fmt.Errorf("norm_type %q is not supported", r.NormType)
+		case r.Absolute != nil && !*r.Absolute:
+			return errors.New("use_absolute_position_embeddings false is not supported")
+		}
+		c.Vision.QKVBias = r.AttentionBias
+		c.Vision.PostNorm = r.MeanPooling != nil && !*r.MeanPooling
+	}
+	return nil
+}
+
+// qwen2 reads what Qwen2-VL names differently. A frame is a still picture to it, the same twice in time; pictures are resized to
+// image_size, 448 unless the config adds one.
+func (c *Config) qwen2(r *rawVision) error {
+	c.Projector = &Projector{Dim: r.Hidden, Act: compute.GELU}
+	c.Merge = 2
+	if r.MergeSize != nil {
+		c.Merge = *r.MergeSize
+	}
+	if err := errors.Join(between("hidden_size", r.Hidden, maxDim), between("spatial_merge_size", c.Merge, 16), between("embed_dim", r.EmbedDim, maxDim)); err != nil {
+		return err
+	}
+	if r.MLPRatio == 0 {
+		r.MLPRatio = 4
+	}
+	if !(r.MLPRatio > 0 && r.MLPRatio <= 64) {
+		return fmt.Errorf("mlp_ratio %g is out of range", r.MLPRatio)
+	}
+	if t := string(r.Temporal); t != "" && t != "2" {
+		return fmt.Errorf("temporal_patch_size %s is not supported, want 2", t)
+	}
+	if r.ImageSize == nil {
+		r.ImageSize = json.RawMessage("448")
+	}
+	if r.InChans2 != nil {
+		r.InChans = r.InChans2
+	}
+	r.Hidden, r.Layers, r.Heads, r.MLP, r.Channels = r.EmbedDim, r.Depth, r.NumHeads, int(float64(r.EmbedDim)*r.MLPRatio), r.InChans
+	c.Projector.Inner = r.Hidden * c.Merge * c.Merge
 	return nil
 }
 
@@ -213,6 +279,9 @@ func (c *Config) features(raw *rawConfig) error {
 		return fmt.Errorf("vision_feature_select_strategy %q is not supported", *s)
 	}
 	c.Pool = Size{1, 1}
+	if raw.Pool != nil && c.Merge > 1 {
+		return fmt.Errorf("vision_pool %v is not supported with patches that merge", raw.Pool)
+	}
 	if raw.Pool != nil {
 		if len(raw.Pool) != 2 {
 			return fmt.Errorf("vision_pool %v: want [height, width]", raw.Pool)
@@ -250,7 +319,7 @@ func (c *Config) patchGrid() Size {
 
 func (c *Config) grid() Size {
 	g := c.patchGrid()
-	return Size{g.H / c.Pool.H, g.W / c.Pool.W}
+	return Size{g.H / c.Pool.H / c.Merge, g.W / c.Pool.W / c.Merge}
 }
 
 func (c *Config) dim() int {

@@ -94,6 +94,8 @@ func TestGolden(t *testing.T) {
 		{"clip", "testdata/clip", "last", nil, 3, 3, 20},
 		{"clip penultimate", "testdata/clip", "penultimate", map[string]any{"vision_feature_layer": -2}, 3, 3, 20},
 		{"vlm", "testdata/vlm", "last", nil, 2, 3, 20},
+		{"intern", "testdata/intern", "last", nil, 3, 3, 20},
+		{"qwen2vl", "testdata/qwen2vl", "last", nil, 2, 3, 20},
 	} {
 		ck, err := weights.Open(os.DirFS(tt.dir + "/golden"))
 		require.NoError(t, err)
@@ -198,6 +200,10 @@ func TestLoadRefuses(t *testing.T) {
 		{"vlm", "quantization_config", map[string]any{"bits": 4}, `encoder: config.json: quantization_config is not supported`},
 		{"vlm", "text_config", nil, `encoder: config.json: vision_config and text_config must be given`},
 		{"vlm", "text_config", map[string]any{"hidden_size": 21}, `encoder: load: weights: model.safetensors: multi_modal_projector.linear_1.bias: want [21], have [20]`},
+		{"intern", "use_qk_norm", true, `encoder: config.json: use_qk_norm true is not supported`},
+		{"qwen2vl", "spatial_merge_size", 3, `encoder: config.json: spatial_merge_size 3 does not divide the 4x6 patches`},
+		{"qwen2vl", "temporal_patch_size", 4, `encoder: config.json: temporal_patch_size 4 is not supported, want 2`},
+		{"qwen2vl", "vision_pool", []int{2, 2}, `encoder: config.json: vision_pool [2 2] is not supported with patches that merge`},
 		{"siglip", "num_hidden_layers", 4, `encoder: load: weights: encoder.layers.3.layer_norm1.weight: missing`},
 	} {
 		t.Run(tt.want, func(t *testing.T) {
@@ -210,7 +216,7 @@ func TestLoadRefuses(t *testing.T) {
 }
 
 func FuzzConfig(f *testing.F) {
-	for _, dir := range []string{"siglip", "clip", "vlm"} {
+	for _, dir := range []string{"siglip", "clip", "vlm", "intern", "qwen2vl"} {
 		data, err := os.ReadFile("testdata/" + dir + "/config.json")
 		require.NoError(f, err)
 		f.Add(data)

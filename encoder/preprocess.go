@@ -68,10 +68,11 @@ func gcd(a, b int) int {
 	return a
 }
 
-// patches writes f, resized and normalised, as rows of patches: dst row (Y*gridW+X) holds the patch's values channel by channel,
+// patches writes f, resized and normalised, as rows of patches in the order of Config.place, a patch's values channel by channel,
 // row by row, as a flattened convolution weight expects them.
 func (r *resizer) patches(dst []float32, f ingest.Frame, c *Config) {
-	ps, gridW := c.Vision.PatchSize, c.Vision.Image.W/c.Vision.PatchSize
+	ps := c.Vision.PatchSize
+	down, across := c.order()
 	area := float64(r.x.total) * float64(r.y.total)
 	var scale, shift [3]float64
 	for i := range scale {
@@ -108,9 +109,9 @@ func (r *resizer) patches(dst []float32, f ingest.Frame, c *Config) {
 			}
 			done = i
 		}
-		base := (y/ps)*gridW*3*ps*ps + (y%ps)*ps
+		base := down[y/ps]*3*ps*ps + (y%ps)*ps
 		for x := range r.x.taps {
-			at := base + (x/ps)*3*ps*ps + x%ps
+			at := base + across[x/ps]*3*ps*ps + x%ps
 			var v [3]uint64
 			if r.packed {
 				s := r.sum[x]

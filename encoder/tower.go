@@ -1,8 +1,6 @@
 package encoder
 
 import (
-	"fmt"
-
 	"afterimage/internal/compute"
 	"afterimage/internal/weights"
 )
@@ -14,42 +12,40 @@ type tower struct {
 	patch compute.Weight // [hidden, 3*patch*patch]
 	// embed is what every frame's rows start from before the patches are added: position embeddings, with the class
 	// embedding in row 0 and the patch bias already added where the family has them.
-	embed         compute.Tensor
-	preW, preB    compute.Tensor
-	layers        []layer
-	postW, postB  compute.Tensor
-	proj1, proj2  compute.Weight
-	projB1        compute.Tensor
-	projB2        compute.Tensor
-	patches       compute.Tensor // [batch*patches, 3*patch*patch]
-	x, h, qkv, up compute.Tensor // [batch*seq, hidden | hidden | 3*hidden | mlp]
-	pooled, mid   compute.Tensor // [batch*cells, hidden | dim]
-	out           compute.Tensor // [batch*cells, dim]
+	embed          compute.Tensor
+	turns          compute.Tensor // [patches, head size]: see Config.axes
+	preW, preB     compute.Tensor
+	layers         []layer
+	postW, postB   compute.Tensor
+	mergeW, mergeB compute.Tensor
+	proj1, proj2   compute.Weight
+	projB1         compute.Tensor
+	projB2         compute.Tensor
+	patches        compute.Tensor // [batch*patches, 3*patch*patch]
+	x, h, qkv, up  compute.Tensor // [batch*seq, hidden | hidden | 3*hidden | mlp]
+	pooled, mid    compute.Tensor // [batch*cells, hidden | dim]
+	out            compute.Tensor // [batch*cells, dim]
 }
 
 type layer struct {
 	norm1W, norm1B, norm2W, norm2B compute.Tensor
 	qkv, out, fc1, fc2             compute.Weight
 	qkvB, outB, fc1B, fc2B         compute.Tensor
+	scale1, scale2                 compute.Tensor
 }
-
-// prefixes are where checkpoints keep the tower: in a larger model, alone, or alone as newer libraries save it.
-var prefixes = []string{"vision_tower.vision_model.", "vision_model.", ""}
 
 // load asks l for every tensor and buffer; they are there once l.Finish returned.
 func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType) {
-	v := t.c.Vision
-	p := prefixes[0]
-	for _, try := range prefixes {
-		if ck.Has(try + "embeddings.patch_embedding.weight") {
+	v, f, at := t.c.Vision, t.c.family, checkpoints[t.c.family.kind]
+	p := at.prefixes[0]
+	for _, try := range at.prefixes {
+		if ck.Has(try + at.patch + ".weight") {
 			p = try
 			break
 		}
 	}
-	patchLen := 3 * v.PatchSize * v.PatchSize
-	conv := l.Floats(p+"embeddings.patch_embedding.weight", v.Hidden, 3, v.PatchSize, v.PatchSize)
-	t.patch = l.Pack(compute.Matrix{Rows: v.Hidden, Cols: patchLen, Data: conv}, as)
-	t.loadEmbedding(l, p)
+	t.patch = l.Pack(t.patchKernel(l, p+at.patch+".weight"), as)
+	t.loadEmbedding(l, p, at)
 
 	norm := func(w, b *compute.Tensor, name string) {
 		l.Vector(w, weights.Part{Name: p + name + ".weight", Rows: v.Hidden})
@@ -61,28 +57,45 @@ func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType
 			ws = append(ws, weights.Part{Name: p + n + ".weight", Rows: out})
 			bs = append(bs, weights.Part{Name: p + n + ".bias", Rows: out})
 		}
-		l.Vector(b, bs...)
+		if b != nil {
+			l.Vector(b, bs...)
+		}
 		return l.Weight(as, in, ws...)
 	}
-	if t.c.family.class {
-		norm(&t.preW, &t.preB, "pre_layrnorm")
+	if f.preNorm {
+		norm(&t.preW, &t.preB, at.preNorm)
 	}
 	t.layers = make([]layer, v.Run)
 	for i := range t.layers {
-		n, a := &t.layers[i], fmt.Sprintf("encoder.layers.%d.", i)
-		norm(&n.norm1W, &n.norm1B, a+"layer_norm1")
-		n.qkv = linear(&n.qkvB, v.Hidden, v.Hidden, a+"self_attn.q_proj", a+"self_attn.k_proj", a+"self_attn.v_proj")
-		n.out = linear(&n.outB, v.Hidden, v.Hidden, a+"self_attn.out_proj")
-		norm(&n.norm2W, &n.norm2B, a+"layer_norm2")
-		n.fc1 = linear(&n.fc1B, v.Hidden, v.MLP, a+"mlp.fc1")
-		n.fc2 = linear(&n.fc2B, v.MLP, v.Hidden, a+"mlp.fc2")
+		n, a := &t.layers[i], layerName(at, i)
+		norm(&n.norm1W, &n.norm1B, a+at.norm1)
+		qkvB := &n.qkvB
+		if !v.QKVBias {
+			qkvB = nil
+		}
+		if at.qkv != "" {
+			n.qkv = linear(qkvB, v.Hidden, 3*v.Hidden, a+at.qkv)
+		} else {
+			n.qkv = linear(qkvB, v.Hidden, v.Hidden, a+at.q, a+at.k, a+at.v)
+		}
+		n.out = linear(&n.outB, v.Hidden, v.Hidden, a+at.out)
+		norm(&n.norm2W, &n.norm2B, a+at.norm2)
+		n.fc1 = linear(&n.fc1B, v.Hidden, v.MLP, a+at.fc1)
+		n.fc2 = linear(&n.fc2B, v.MLP, v.Hidden, a+at.fc2)
+		if at.scale1 != "" {
+			l.Vector(&n.scale1, weights.Part{Name: p + a + at.scale1, Rows: v.Hidden})
+			l.Vector(&n.scale2, weights.Part{Name: p + a + at.scale2, Rows: v.Hidden})
+		}
 	}
 	if v.PostNorm {
-		norm(&t.postW, &t.postB, "post_layernorm")
+		norm(&t.postW, &t.postB, at.postNorm)
+	}
+	if at.mergeNorm != "" {
+		norm(&t.mergeW, &t.mergeB, at.mergeNorm)
 	}
 
 	g, cells := t.c.patchGrid(), t.cells()
-	seq := t.seq()
+	seq, patchLen := t.seq(), 3*v.PatchSize*v.PatchSize
 	l.Room(&t.patches, t.batch*g.H*g.W, patchLen)
 	l.Room(&t.x, t.batch*seq, v.Hidden)
 	l.Room(&t.h, t.batch*seq, v.Hidden)
@@ -90,17 +103,27 @@ func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType
 	l.Room(&t.up, t.batch*seq, v.MLP)
 	l.Room(&t.pooled, t.batch*cells, v.Hidden)
 	if pr := t.c.Projector; pr != nil {
-		p = "multi_modal_projector."
-		t.proj1 = linear(&t.projB1, v.Hidden, pr.Dim, "linear_1")
-		t.proj2 = linear(&t.projB2, pr.Dim, pr.Dim, "linear_2")
-		l.Room(&t.mid, t.batch*cells, pr.Dim)
+		if at.projPrefix != "" {
+			p = at.projPrefix
+		}
+		t.proj1 = linear(&t.projB1, v.Hidden*t.c.Merge*t.c.Merge, pr.Inner, at.projector1)
+		t.proj2 = linear(&t.projB2, pr.Inner, pr.Dim, at.projector2)
+		l.Room(&t.mid, t.batch*cells, pr.Inner)
 		l.Room(&t.out, t.batch*cells, pr.Dim)
 	}
 }
 
-func (t *tower) loadEmbedding(l *weights.Loader, p string) {
+func (t *tower) loadEmbedding(l *weights.Loader, p string, at names) {
 	h, seq := t.c.Vision.Hidden, t.seq()
-	embed := compute.Matrix{Rows: seq, Cols: h, Data: l.Floats(p+"embeddings.position_embedding.weight", seq, h)}
+	if at.position == "" { // heads turn instead
+		l.Put(&t.turns, t.c.axes())
+		return
+	}
+	shape := []int{seq, h}
+	if t.c.family.kind == intern {
+		shape = []int{1, seq, h}
+	}
+	embed := compute.Matrix{Rows: seq, Cols: h, Data: l.Floats(p+at.position, shape...)}
 	add := func(row int, data []float32) {
 		if embed.Data == nil || data == nil { // an error is already waiting in l
 			return
@@ -111,11 +134,15 @@ func (t *tower) loadEmbedding(l *weights.Loader, p string) {
 	}
 	first := 0
 	if t.c.family.class {
-		add(0, l.Floats(p+"embeddings.class_embedding", h))
+		shape := []int{h}
+		if t.c.family.kind == intern {
+			shape = []int{1, 1, h}
+		}
+		add(0, l.Floats(p+at.class, shape...))
 		first = 1
 	}
 	if t.c.family.patchBias {
-		bias := l.Floats(p+"embeddings.patch_embedding.bias", h)
+		bias := l.Floats(p+at.patch+".bias", h)
 		for r := first; r < seq; r++ {
 			add(r, bias)
 		}
@@ -142,15 +169,22 @@ func (t *tower) forward(ops compute.Ops, dst, patches compute.Matrix, n int) {
 	x, h, qkv, up := t.x.Slice(0, n*seq), t.h.Slice(0, n*seq), t.qkv.Slice(0, n*seq), t.up.Slice(0, n*seq)
 	ops.Upload(in, patches)
 	for f := range n {
-		ops.Copy(x.Slice(f*seq, (f+1)*seq), t.embed)
+		if !t.embed.None() {
+			ops.Copy(x.Slice(f*seq, (f+1)*seq), t.embed)
+		}
 	}
-	if seq == np {
+	switch {
+	case t.embed.None():
+		ops.Linear(x, in, t.patch, compute.LinearArgs{})
+	case seq == np:
 		ops.Linear(x, in, t.patch, compute.LinearArgs{Residual: x})
-	} else {
+	default:
 		for f := range n {
 			rows := x.Slice(f*seq+1, (f+1)*seq)
 			ops.Linear(rows, in.Slice(f*np, (f+1)*np), t.patch, compute.LinearArgs{Residual: rows})
 		}
+	}
+	if !t.preW.None() {
 		ops.LayerNorm(x, x, t.preW, t.preB, v.Eps)
 	}
 
@@ -160,11 +194,14 @@ func (t *tower) forward(ops compute.Ops, dst, patches compute.Matrix, n int) {
 		l := &t.layers[i]
 		ops.LayerNorm(h, x, l.norm1W, l.norm1B, v.Eps)
 		ops.Linear(qkv, h, l.qkv, compute.LinearArgs{Bias: l.qkvB})
+		if !t.turns.None() {
+			ops.Rotate(qkv.Columns(0, 2*v.Hidden), t.turns, attention.HeadDim)
+		}
 		ops.Attention(h, q, k, val, attention)
-		ops.Linear(x, h, l.out, compute.LinearArgs{Bias: l.outB, Residual: x})
+		ops.Linear(x, h, l.out, compute.LinearArgs{Bias: l.outB, Scale: l.scale1, Residual: x})
 		ops.LayerNorm(h, x, l.norm2W, l.norm2B, v.Eps)
 		ops.Linear(up, h, l.fc1, compute.LinearArgs{Bias: l.fc1B, Act: v.Act})
-		ops.Linear(x, up, l.fc2, compute.LinearArgs{Bias: l.fc2B, Residual: x})
+		ops.Linear(x, up, l.fc2, compute.LinearArgs{Bias: l.fc2B, Scale: l.scale2, Residual: x})
 	}
 	if v.PostNorm {
 		ops.LayerNorm(x, x, t.postW, t.postB, v.Eps)
@@ -181,6 +218,10 @@ func (t *tower) forward(ops compute.Ops, dst, patches compute.Matrix, n int) {
 		pooled := t.pooled.Slice(0, n*t.cells())
 		ops.AvgPool(pooled, rows, g.H, g.W, t.c.Pool.H, t.c.Pool.W)
 		rows = pooled
+	}
+	if !t.mergeW.None() {
+		ops.LayerNorm(h, rows, t.mergeW, t.mergeB, v.Eps)
+		rows = h.Fold(t.c.Merge * t.c.Merge)
 	}
 	if p := t.c.Projector; p != nil {
 		mid, out := t.mid.Slice(0, rows.Rows), t.out.Slice(0, rows.Rows)

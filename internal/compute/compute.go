@@ -105,6 +105,16 @@ func (t Tensor) Columns(from, to int) Tensor {
 	return t
 }
 
+// Fold makes one row of every k rows, side by side. t must be packed (its rows without gaps), and k divide them.
+func (t Tensor) Fold(k int) Tensor {
+	if k < 1 || t.Rows%k != 0 || t.Rows > 1 && t.Stride != t.Cols {
+		panic("compute: Tensor.Fold of a tensor that is not packed, or not of whole groups")
+	}
+	t.Rows, t.Cols = t.Rows/k, t.Cols*k
+	t.Stride = t.Cols
+	return t
+}
+
 // None reports whether t is the zero Tensor.
 func (t Tensor) None() bool { return t.Ptr == nil }
 
