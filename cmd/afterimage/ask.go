@@ -47,6 +47,9 @@ func (c *askCmd) Run(ctx context.Context, a *app) error {
 	}); err != nil {
 		return err
 	}
+	if err := a.handOver(ctx); err != nil {
+		return fmt.Errorf("ask: %w", err)
+	}
 	m, err := openMachine(a)
 	if err != nil {
 		return err

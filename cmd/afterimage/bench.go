@@ -51,6 +51,9 @@ func (c *benchSimCmd) Run(ctx context.Context, a *app) error {
 	if c.Resume && c.JSON == "" {
 		return errors.New("bench: --resume goes with --json")
 	}
+	if err := a.handOver(ctx); err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
 	m, err := openMachine(a)
 	if err != nil {
 		return err
@@ -98,6 +101,9 @@ Example:
 }
 
 func (c *benchEngineCmd) Run(ctx context.Context, a *app) error {
+	if err := a.handOver(ctx); err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
 	m, err := openMachine(a)
 	if err != nil {
 		return err
@@ -129,6 +135,9 @@ Example:
 func (c *benchSoakCmd) Run(ctx context.Context, a *app) error {
 	if c.Minutes < 1 || !(c.FPS > 0 && c.FPS <= 30) {
 		return errors.New("bench: want at least a minute, and up to 30 pictures a second")
+	}
+	if err := a.handOver(ctx); err != nil {
+		return fmt.Errorf("bench: %w", err)
 	}
 	m, err := openMachine(a)
 	if err != nil {

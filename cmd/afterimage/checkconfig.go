@@ -28,7 +28,8 @@ func (c *checkConfigCmd) Run(a *app) error {
 	if model == "" {
 		model = "embedded"
 	}
-	fmt.Fprintf(a.out, "%s is fine\nlisten %s, model %s, device %s, threads %s\n", c.File, cfg.Listen, model, cfg.Device, orAll(cfg.Threads))
+	fmt.Fprintf(a.out, "%s is fine\nlisten %s, model %s, device %s, weights %s, threads %s\n",
+		c.File, cfg.Listen, model, cfg.Device, cfg.Quant, orAll(cfg.Threads))
 	for _, s := range cfg.Streams {
 		fmt.Fprintf(a.out, "stream %s: %s, %g fps, %s, stalled after %s, memory %s\n",
 			s.Name, s.URL, s.FPS, s.Transport, time.Duration(s.StallTimeout), s.Memory)

@@ -24,7 +24,8 @@ type Config struct {
 	Auth    AuthConfig    `yaml:"auth"`    //
 	Model   string        `yaml:"model"`   // a model directory; empty means the embedded default
 	Threads int           `yaml:"threads"` // CPU threads in all; 0 means every core
-	Device  string        `yaml:"device"`  // "cpu" or "auto"
+	Device  string        `yaml:"device"`  // a deviceName
+	Quant   string        `yaml:"quant"`   // a quantName
 	Default StreamConfig  `yaml:"stream_defaults"`
 	Streams StreamConfigs `yaml:"streams"` // in the order of the file
 }
@@ -146,13 +147,14 @@ func (c *Config) resolve(dir string, root ast.Node) error {
 	if c.Threads < 0 || c.Threads > 1024 {
 		return bad("threads", "want 0 (every core) to 1024")
 	}
-	switch c.Device {
-	case "":
-		c.Device = "auto"
-	case "auto", "cpu":
-	default:
-		return bad("device", "want cpu or auto")
+	if err := deviceName(c.Device).check(); err != nil {
+		return bad("device", "%v", err)
 	}
+	c.Device = first(c.Device, "auto")
+	if err := quantName(c.Quant).check(); err != nil {
+		return bad("quant", "%v", err)
+	}
+	c.Quant = first(c.Quant, "bf16")
 	c.Model = within(dir, c.Model)
 	c.Auth.TokenFile = within(dir, c.Auth.TokenFile)
 	if c.Default.Source != "" || c.Default.PasswordFile != "" {

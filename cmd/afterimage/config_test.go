@@ -62,6 +62,7 @@ streams:
 	assert.Equal(t, "127.0.0.1:9000", c.Listen)
 	assert.Equal(t, 3, c.Threads)
 	assert.Equal(t, "auto", c.Device)
+	assert.Equal(t, "bf16", c.Quant)
 	assert.Equal(t, filepath.Join(dir, "weights"), c.Model)
 	assert.Equal(t, filepath.Join(dir, "token"), c.Auth.TokenFile)
 	require.Len(t, c.Streams, 5)
@@ -97,7 +98,8 @@ func TestConfigErrors(t *testing.T) {
 		{"wrong type", "threads: many\n" + one, ":1:10: cannot unmarshal string into Go struct field"},
 		{"listen", "listen: 8765\n" + one, ":1:9: want host:port"},
 		{"port", "listen: localhost:99999\n" + one, ":1:9: want a port"},
-		{"device", "device: tpu\n" + one, ":1:9: want cpu or auto"},
+		{"device", "device: tpu\n" + one, ":1:9: want auto, cpu, cuda"},
+		{"quant", "quant: int3\n" + one, ":1:8: want bf16, int8, int4 or f32"},
 		{"threads", "threads: -1\n" + one, ":1:10: want 0"},
 		{"no streams", "listen: 127.0.0.1:1\n", "no streams"},
 		{"empty file", "", "no streams"},

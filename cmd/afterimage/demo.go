@@ -49,6 +49,9 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	case c.Seed == 0:
 		c.Seed = firstHeldOut + rand.Uint64N(800_000)
 	}
+	if err := a.handOver(ctx); err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
 	var ln net.Listener
 	if !c.Once {
 		var err error
@@ -57,11 +60,12 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 		}
 		defer ln.Close()
 	}
-	m, err := openMachine(a)
+	f, err := openFleet(a, 1)
 	if err != nil {
 		return err
 	}
-	defer m.close(a.log)
+	defer f.close(a.log)
+	m := f.machines[0]
 	script := simcam.NewScript(c.Seed, 0)
 	camera, err := simcam.ServeRTSP(simcam.NewRenderer(script, simcam.SceneW, simcam.SceneH), simcam.RTSPOptions{
 		Addr: "127.0.0.1:0", FPS: demoFPS, NewEncoder: withSimEncoder, Log: a.log.With("component", "simcam"),
@@ -98,7 +102,7 @@ Ctrl-C stops everything.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serveStreams(ctx, a, m, ln, "", []*stream{s}, demoQuestions) })
+	g.Go(func() error { return serveStreams(ctx, a, f, ln, "", []*stream{s}, demoQuestions) })
 	go d.converse(ctx) // not waited for: nothing can interrupt a read from a terminal
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"afterimage/ingest/ffmpeg"
 	"afterimage/ingest/simcam"
 	"afterimage/internal/compute/cpu"
+	"afterimage/internal/compute/cuda"
 	"afterimage/memorybank"
 )
 
@@ -40,6 +41,9 @@ type finding struct {
 }
 
 func (c *doctorCmd) Run(ctx context.Context, a *app) error {
+	if err := a.handOver(ctx); err != nil { // so that what is checked is what would run
+		return fmt.Errorf("doctor: %w", err)
+	}
 	failed := false
 	say := func(f finding) {
 		fmt.Fprintf(a.out, "%-4s  %-9s %s\n", f.verdict, f.what, f.found)
@@ -52,6 +56,9 @@ func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	say(checkFFmpeg())
 	say(checkCores(a.Threads))
 	say(checkLevel(a.CPU))
+	for _, f := range checkGPUs(ctx, a) {
+		say(f)
+	}
 	say(checkPort(c.Listen))
 	say(checkTemp())
 	if !c.Quick {
@@ -102,6 +109,56 @@ func checkLevel(forced string) finding {
 		return finding{"warn", "kernels", found, "a processor with AVX2 is many times faster"}
 	}
 	return finding{"ok", "kernels", found, ""}
+}
+
+// checkGPUs says which GPUs there are and whether this program can use them. Having none is no fault.
+func checkGPUs(ctx context.Context, a *app) []finding {
+	verdict := "warn"
+	if a.Device.mustUseGPU() {
+		verdict = "fail"
+	}
+	var gpus []cuda.Info
+	var err error
+	switch {
+	case cuda.Built:
+		gpus, err = listGPUs()
+	case a.host != nil:
+		_, gpus, err = a.findGPUs(ctx)
+	default:
+		err = errNoGPU
+	}
+	switch {
+	case errors.Is(err, errNoGPU) && !a.Device.mustUseGPU():
+		return []finding{{"ok", "GPU", "none: models run on the processor", ""}}
+	case errors.Is(err, errNoProgram):
+		return []finding{{verdict, "GPU", "here, but this program is for processors", "build afterimage-cuda beside it: make cuda"}}
+	case err != nil:
+		return []finding{{verdict, "GPU", err.Error(), "check NVIDIA's driver with nvidia-smi (550 or newer)"}}
+	}
+	var out []finding
+	for _, g := range gpus {
+		f := finding{"ok", "GPU", fmt.Sprintf("cuda:%d %s, %.0f of %.0f GiB free, compute %d.%d, driver %s", g.Ordinal, g.Name,
+			float64(g.FreeBytes)/(1<<30), float64(g.TotalBytes)/(1<<30), g.Major, g.Minor, driverVersion(g)), ""}
+		switch {
+		case g.Major < 8:
+			f.verdict, f.todo = verdict, "too old: this program needs compute capability 8.0 (Ampere) or newer"
+		case !cuda.Built:
+			f.todo = "not used: --device " + string(first(a.Device, "auto"))
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// driverVersion is the driver's own version where Linux tells it, and in any case the CUDA version it speaks.
+func driverVersion(g cuda.Info) string {
+	text, _ := os.ReadFile("/proc/driver/nvidia/version")
+	for f := range strings.FieldsSeq(string(text)) {
+		if len(f) > 4 && f[0] >= '1' && f[0] <= '9' && strings.Count(f, ".") >= 1 {
+			return f + " (CUDA " + g.Driver + ")"
+		}
+	}
+	return "of CUDA " + g.Driver
 }
 
 func checkPort(listen string) finding {

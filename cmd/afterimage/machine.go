@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -12,27 +13,46 @@ import (
 
 	"afterimage/encoder"
 	"afterimage/internal/compute"
-	"afterimage/internal/compute/cpu"
 	"afterimage/llm"
 	"afterimage/models"
 	"afterimage/qa"
 )
 
-// machine is one encoder and one engine, shared by all streams. Each has its own device, so frames go on being encoded while an
-// answer is written.
+// machine is one encoder and one engine on one place, shared by the streams that are placed there. Each has its own device, so frames
+// go on being encoded while an answer is written.
 type machine struct {
 	name    string // of the model
 	device  string
 	level   string
 	threads int
-	encoder *encoder.Encoder
-	engine  *llm.Engine
+	encoder loadedEncoder
+	engine  loadedEngine
 	devices []compute.Device
 	streams atomic.Uint32 // that share the engine
 }
 
-// openMachine loads the models as the settings say. The caller closes it.
-func openMachine(a *app) (_ *machine, err error) {
+// loadedEncoder and loadedEngine are an encoder.Encoder and an llm.Engine; tests have others.
+type loadedEncoder interface {
+	qa.Encoder
+	io.Closer
+}
+
+type loadedEngine interface {
+	qa.Model
+	io.Closer
+}
+
+// openMachine loads the models on the first place that the settings name. The caller closes it.
+func openMachine(a *app) (*machine, error) {
+	f, err := openFleet(a, 1)
+	if err != nil {
+		return nil, err
+	}
+	return f.machines[0], nil
+}
+
+// loadMachine loads the models on p. The caller closes it.
+func loadMachine(a *app, p place) (_ *machine, err error) {
 	m := &machine{name: "embedded", threads: a.Threads}
 	if m.threads == 0 {
 		m.threads = runtime.NumCPU()
@@ -49,46 +69,42 @@ func openMachine(a *app) (_ *machine, err error) {
 			m.close(a.log)
 		}
 	}()
-	// The two share the cores: an answer that is written while a frame is encoded takes some milliseconds longer, and neither
-	// waits for the other. Whichever is alone has them all.
-	watching, err := m.open(a, m.threads)
+	// The two share what the place has: an answer that is written while a frame is encoded takes some milliseconds longer, and
+	// neither waits for the other. Whichever is alone has all of it.
+	watching, err := m.open(a, p)
 	if err != nil {
 		return nil, err
 	}
-	answering, err := m.open(a, m.threads)
+	answering, err := m.open(a, p)
 	if err != nil {
 		return nil, err
 	}
 	m.device = answering.Name()
-	_, m.level, _ = strings.Cut(strings.Fields(m.device)[0], "/")
-	as := weightType(a.Weights)
-	if m.encoder, err = encoder.LoadFS(files, watching, as); err != nil {
+	m.level = "cuda"
+	if !p.gpu {
+		_, m.level, _ = strings.Cut(strings.Fields(m.device)[0], "/")
+	}
+	text, vision := weightTypes(a.Quant, p.gpu)
+	enc, err := encoder.LoadFS(files, watching, vision)
+	if err != nil {
 		return nil, err
 	}
-	if m.engine, err = llm.LoadFS(files, answering, as, llm.Lookup{}); err != nil {
+	m.encoder = enc
+	engine, err := llm.LoadFS(files, answering, text, llm.Lookup{})
+	if err != nil {
 		return nil, err
 	}
+	m.engine = engine
 	return m, nil
 }
 
-func (m *machine) open(a *app, threads int) (compute.Device, error) {
-	d, err := cpu.Open(threads, a.CPU)
+func (m *machine) open(a *app, p place) (compute.Device, error) {
+	d, err := p.open(a, m.threads)
 	if err != nil {
 		return nil, err
 	}
 	m.devices = append(m.devices, d)
 	return d, nil
-}
-
-// weightType is how weights are held. bfloat16 is what the default model was trained in.
-func weightType(name string) compute.DType {
-	switch name {
-	case "f32":
-		return compute.F32
-	case "i8":
-		return compute.I8
-	}
-	return compute.BF16
 }
 
 // share is the engine as one more stream sees it.
@@ -106,7 +122,8 @@ func (m *machine) close(log *slog.Logger) {
 	for _, d := range m.devices {
 		errs = append(errs, d.Close())
 	}
-	if err := errors.Join(errs...); err != nil {
+	// What a lost device held is gone: that was said when it was lost.
+	if err := errors.Join(errs...); err != nil && !errors.Is(err, compute.ErrDeviceLost) {
 		log.Warn("close", "err", err)
 	}
 }

@@ -29,17 +29,18 @@ type cli struct {
 	CheckConfig checkConfigCmd `cmd:"" name:"check-config" help:"Check a configuration file and print what it means."`
 	Completion  completionCmd  `cmd:"" help:"Print a completion script for a shell."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
+	GPUs        gpusCmd        `cmd:"" name:"gpus" hidden:"" help:"Print the GPUs that can be used, as JSON."`
 }
 
 // Settings are the flags that every verb has.
 type Settings struct {
-	Model     string `placeholder:"DIR" env:"AFTERIMAGE_MODEL" help:"Model directory; without one, the model inside this program."`
-	Device    string `placeholder:"NAME" enum:"auto,cpu," default:"" env:"AFTERIMAGE_DEVICE" help:"Where models run: auto or cpu."`
-	Threads   int    `placeholder:"N" env:"AFTERIMAGE_THREADS" help:"CPU threads in all; 0 means every core."`
-	CPU       string `name:"cpu" placeholder:"LEVEL" env:"AFTERIMAGE_CPU" help:"Force a level of CPU kernels: scalar, avx2, avx512 or amx."`
-	Weights   string `placeholder:"TYPE" enum:"bf16,i8,f32" default:"bf16" env:"AFTERIMAGE_WEIGHTS" help:"How weights are held: bf16, i8 (smaller, less exact) or f32."`
-	LogLevel  string `placeholder:"LEVEL" enum:"debug,info,warn,error," default:"" env:"AFTERIMAGE_LOG_LEVEL" help:"What to log: debug, info, warn or error. By default info for serve and simcam, warn for the rest."`
-	LogFormat string `placeholder:"FORMAT" enum:"auto,text,json" default:"auto" env:"AFTERIMAGE_LOG_FORMAT" help:"How to log: text, json, or auto (text on a terminal)."`
+	Model     string     `placeholder:"DIR" env:"AFTERIMAGE_MODEL" help:"Model directory; without one, the model inside this program."`
+	Device    deviceName `placeholder:"NAME" env:"AFTERIMAGE_DEVICE" help:"Where models run: auto (every GPU that the streams can use, else the processor), cpu, cuda (the first GPU), cuda:N or cuda:all."`
+	Quant     quantName  `aliases:"weights" placeholder:"TYPE" env:"AFTERIMAGE_QUANT,AFTERIMAGE_WEIGHTS" help:"How weights are held: bf16, int8 or int4 (smaller and faster, less exact), or f32."`
+	Threads   int        `placeholder:"N" env:"AFTERIMAGE_THREADS" help:"CPU threads in all; 0 means every core."`
+	CPU       string     `name:"cpu" placeholder:"LEVEL" env:"AFTERIMAGE_CPU" help:"Force a level of CPU kernels: scalar, avx2, avx512 or amx."`
+	LogLevel  string     `placeholder:"LEVEL" enum:"debug,info,warn,error," default:"" env:"AFTERIMAGE_LOG_LEVEL" help:"What to log: debug, info, warn or error. By default info for serve and simcam, warn for the rest."`
+	LogFormat string     `placeholder:"FORMAT" enum:"auto,text,json" default:"auto" env:"AFTERIMAGE_LOG_FORMAT" help:"How to log: text, json, or auto (text on a terminal)."`
 }
 
 // app is what a verb works with.
@@ -51,6 +52,7 @@ type app struct {
 	errTTY bool
 	log    *slog.Logger
 	lookup func(string) (string, bool)
+	host   *host // nil: this program does all itself
 }
 
 const description = `Watches live video and answers questions about it at any moment, from a memory that never grows.
@@ -65,6 +67,7 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	code := run(ctx, os.Args[1:], &app{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr, errTTY: isTerminal(os.Stderr), lookup: os.LookupEnv,
+		host: realHost(),
 	})
 	os.Exit(code)
 }

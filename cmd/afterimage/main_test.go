@@ -48,7 +48,7 @@ func (l *lockedBuffer) String() string {
 func clean(t *testing.T) {
 	t.Helper()
 	t.Setenv("COLUMNS", "100")
-	for _, name := range []string{"MODEL", "DEVICE", "THREADS", "CPU", "WEIGHTS", "LOG_LEVEL", "LOG_FORMAT", "LISTEN"} {
+	for _, name := range []string{"MODEL", "DEVICE", "THREADS", "CPU", "QUANT", "WEIGHTS", "LOG_LEVEL", "LOG_FORMAT", "LISTEN"} {
 		t.Setenv("AFTERIMAGE_"+name, "") // so that it is restored
 		require.NoError(t, os.Unsetenv("AFTERIMAGE_"+name))
 	}
@@ -94,7 +94,8 @@ func TestWrongUsage(t *testing.T) {
 		{"pull", 2, "unexpected argument pull"},
 		{"serve", 2, `expected "<config>"`},
 		{"ask clip.mp4", 2, `expected "<question>`},
-		{"--device tpu version", 2, "--device must be one of"},
+		{"--device tpu version", 2, "--device: want auto, cpu, cuda"},
+		{"--quant int2 version", 2, "--quant: want bf16, int8, int4 or f32"},
 		{"--threads x version", 2, "--threads"},
 		{"completion tcsh", 2, `must be one of "bash","zsh","fish"`},
 		{"bench sim --blind --newest-only", 2, "can't be used together"},
@@ -136,7 +137,7 @@ func TestCheckConfig(t *testing.T) {
 	code, out, errs := command(t, t.Context(), "check-config", file)
 	assert.Zero(t, code, errs)
 	assert.Equal(t, file+` is fine
-listen 127.0.0.1:8765, model embedded, device auto, threads all
+listen 127.0.0.1:8765, model embedded, device auto, weights bf16, threads all
 stream door: rtsp://xxxxx@192.0.2.1/x, 2 fps, tcp, stalled after 10s, memory flash (synopsis 64, detail 8)
 stream yard: sim://street, 1 fps, tcp, stalled after 10s, memory recent (frames 16)
 `, out)

@@ -36,7 +36,11 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	a.Model, a.Device, a.Threads = first(a.Model, cfg.Model), first(a.Device, cfg.Device), first(a.Threads, cfg.Threads)
+	a.Model, a.Device, a.Threads = first(a.Model, cfg.Model), first(a.Device, deviceName(cfg.Device)), first(a.Threads, cfg.Threads)
+	a.Quant = first(a.Quant, quantName(cfg.Quant))
+	if err := a.handOver(ctx); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
 	listen := first(c.Listen, cfg.Listen)
 	token, err := readToken(cfg.Auth.TokenFile)
 	if err != nil {
@@ -51,11 +55,11 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	defer ln.Close()
-	m, err := openMachine(a)
+	machines, err := openFleet(a, len(cfg.Streams))
 	if err != nil {
 		return err
 	}
-	defer m.close(a.log)
+	defer machines.close(a.log)
 	streams := make([]*stream, 0, len(cfg.Streams))
 	defer func() {
 		for _, s := range streams {
@@ -63,19 +67,19 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 		}
 	}()
 	for _, sc := range cfg.Streams {
-		s, err := openStream(ctx, a, m, sc)
+		s, err := openStream(ctx, a, machines.place(sc.FPS), sc)
 		if err != nil {
 			return fmt.Errorf("serve: stream %s: %w", sc.Name, err)
 		}
 		streams = append(streams, s)
 	}
-	a.log.Info("serving", "page", pageURL(ln.Addr()), "streams", len(streams), "model", m.name, "device", m.device)
-	return serveStreams(ctx, a, m, ln, token, streams, nil)
+	a.log.Info("serving", "page", pageURL(ln.Addr()), "streams", len(streams), "model", machines.machines[0].name, "device", machines.device())
+	return serveStreams(ctx, a, machines, ln, token, streams, nil)
 }
 
 // serveStreams watches every stream and serves the page until ctx ends or the server fails. A stream that fails is logged and
 // stays as it is.
-func serveStreams(ctx context.Context, a *app, m *machine, ln net.Listener, token string, streams []*stream, suggestions []string) error {
+func serveStreams(ctx context.Context, a *app, f *fleet, ln net.Listener, token string, streams []*stream, suggestions []string) error {
 	shown := make([]web.Stream, len(streams))
 	for i, s := range streams {
 		shown[i] = s
@@ -83,7 +87,7 @@ func serveStreams(ctx context.Context, a *app, m *machine, ln net.Listener, toke
 	host, _, _ := net.SplitHostPort(ln.Addr().String())
 	server, err := web.New(web.Config{
 		Token: token, AllowedHosts: []string{host}, Suggestions: suggestions, Log: a.log,
-		Version: web.Version{Version: version, Commit: commit(), Model: m.name, Device: m.device},
+		Version: web.Version{Version: version, Commit: commit(), Model: f.machines[0].name, Device: f.device()},
 	}, shown)
 	if err != nil {
 		return err
