@@ -90,6 +90,15 @@ type job struct {
 
 var errClosed = errors.New("device is closed")
 
+// Open takes the GPU of an ordinal, 0 to Count()-1. The caller closes it.
+func Open(ordinal int) (compute.Device, error) {
+	d, err := open(ordinal)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
 func open(ordinal int) (*device, error) {
 	info, err := describe(ordinal)
 	if err != nil {
@@ -249,6 +258,14 @@ func (d *device) explain(op string, err error) error {
 		return fmt.Errorf("cuda: %s: %w: %w", op, compute.ErrNoMemory, err)
 	}
 	return fmt.Errorf("cuda: %s: %w", op, err)
+}
+
+func (d *device) Run(ctx context.Context, fn func(compute.Ops)) error {
+	return d.do(ctx, "Run", func(s *stream) error {
+		o := &ops{d: d, s: s}
+		fn(o)
+		return o.err
+	})
 }
 
 // Close waits for the Run under way, frees all memory of the device and ends its thread. A lost device closes too.

@@ -171,7 +171,9 @@ func memAlloc(bytes int64) (devptr, error) {
 
 func memFree(p devptr) error { return of(cu.MemFree(p)) }
 
-func memZero(p devptr, bytes int64, s *cuStream) error { return of(cu.MemsetD8Async(p, 0, bytes, s.Stream)) }
+func memZero(p devptr, bytes int64, s *cuStream) error {
+	return of(cu.MemsetD8Async(p, 0, bytes, s.Stream))
+}
 
 func copyToDevice(dst devptr, src unsafe.Pointer, bytes int64, s *cuStream) error {
 	return of(cu.MemcpyHtoDAsync(dst, src, bytes, s.Stream))

@@ -1,0 +1,239 @@
+// Ops that do little with each value and so run at the speed of memory: types of tensors are mixed freely, sums are float32.
+
+#include "common.cuh"
+#include "elementwise.h"
+#include "views.cuh"
+
+// each calls fn(row, column) for whole pieces of N columns of rows x cols, one piece a thread; cols need not be a multiple of N.
+template <int N, typename F>
+AF_INLINE void each(uint32_t rows, uint32_t cols, F fn) {
+	const uint32_t pieces = (cols + N - 1) / N;
+	const uint64_t total = (uint64_t)rows * pieces;
+	for (uint64_t i = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; i < total; i += (uint64_t)gridDim.x * blockDim.x) {
+		const uint32_t r = total <= 0xffffffffu ? (uint32_t)i / pieces : (uint32_t)(i / pieces);
+		fn(r, (uint32_t)(i - (uint64_t)r * pieces) * N);
+	}
+}
+
+template <int N>
+AF_INLINE void copy(const af_copy_args &a) {
+	each<N>(a.dst.rows, a.dst.cols, [&](uint32_t r, uint32_t c) {
+		float v[N];
+		load(v, a.src, r, c);
+		store(a.dst, r, c, v);
+	});
+}
+
+AF_KERNEL(copy, 256) {
+	if (a.wide) copy<8>(a);
+	else copy<1>(a);
+}
+
+template <int N>
+AF_INLINE void add(const af_add_args &a) {
+	each<N>(a.dst.rows, a.dst.cols, [&](uint32_t r, uint32_t c) {
+		float v[N], x[N];
+		load(v, a.dst, r, c);
+		load(x, a.x, r % a.x.rows, c);
+#pragma unroll
+		for (int i = 0; i < N; i++) v[i] += x[i];
+		store(a.dst, r, c, v);
+	});
+}
+
+AF_KERNEL(add, 256) {
+	if (a.wide) add<8>(a);
+	else add<1>(a);
+}
+
+template <int N>
+AF_INLINE void swiglu(const af_swiglu_args &a) {
+	each<N>(a.dst.rows, a.dst.cols, [&](uint32_t r, uint32_t c) {
+		float g[N], u[N];
+		load(g, a.gate, r, c, a.dst.cols);
+		load(u, a.gate, r, a.dst.cols + c);
+#pragma unroll
+		for (int i = 0; i < N; i++) g[i] = g[i] / (1.f + expf(-g[i])) * u[i];
+		store(a.dst, r, c, g);
+	});
+}
+
+AF_KERNEL(swiglu, 256) {
+	if (a.wide) swiglu<8>(a); // wide includes that the second half of gate starts on 16 bytes
+	else swiglu<1>(a);
+}
+
+// One warp a row, which it holds in registers: rows of up to 1024.
+template <int N>
+AF_INLINE void norm_warp(const af_norm_args &a) {
+	constexpr int pieces = 1024 / (32 * N);
+	const uint32_t lane = threadIdx.x & 31, cols = a.x.cols;
+	const float *weight = (const float *)a.weight, *bias = (const float *)a.bias;
+	for (uint32_t r = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5); r < a.x.rows; r += gridDim.x * (blockDim.x >> 5)) {
+		float v[pieces][N], sum = 0.f, mean = 0.f;
+#pragma unroll
+		for (int p = 0; p < pieces; p++) {
+			load(v[p], a.x, r, (p * 32 + lane) * N); // zero beyond the row
+#pragma unroll
+			for (int i = 0; i < N; i++) sum += v[p][i];
+		}
+		if (bias) mean = warp_sum(sum) / cols;
+		sum = 0.f;
+#pragma unroll
+		for (int p = 0; p < pieces; p++)
+#pragma unroll
+			for (int i = 0; i < N; i++) {
+				v[p][i] -= mean;
+				if ((p * 32 + lane) * N + i < cols) sum += v[p][i] * v[p][i];
+			}
+		const float inv = 1.f / sqrtf(warp_sum(sum) / cols + a.eps);
+#pragma unroll
+		for (int p = 0; p < pieces; p++) {
+			const uint32_t c = (p * 32 + lane) * N;
+			if (c >= cols) break;
+#pragma unroll
+			for (int i = 0; i < N; i++)
+				if (c + i < cols) v[p][i] = v[p][i] * inv * weight[c + i] + (bias ? bias[c + i] : 0.f);
+			store(a.dst, r, c, v[p]);
+		}
+	}
+}
+
+// One block a row of any length, read again from cache for each pass.
+template <int N>
+AF_INLINE void norm_block(const af_norm_args &a, float *slots) {
+	const uint32_t cols = a.x.cols;
+	const float *weight = (const float *)a.weight, *bias = (const float *)a.bias;
+	for (uint32_t r = blockIdx.x; r < a.x.rows; r += gridDim.x) {
+		float v[N], sum = 0.f, mean = 0.f;
+		if (bias) {
+			for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
+				load(v, a.x, r, c);
+#pragma unroll
+				for (int i = 0; i < N; i++) sum += v[i];
+			}
+			mean = block_sum(sum, slots) / cols;
+			sum = 0.f;
+		}
+		for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
+			load(v, a.x, r, c);
+#pragma unroll
+			for (int i = 0; i < N; i++)
+				if (c + i < cols) sum += (v[i] - mean) * (v[i] - mean);
+		}
+		const float inv = 1.f / sqrtf(block_sum(sum, slots) / cols + a.eps);
+		for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
+			load(v, a.x, r, c);
+#pragma unroll
+			for (int i = 0; i < N; i++)
+				if (c + i < cols) v[i] = (v[i] - mean) * inv * weight[c + i] + (bias ? bias[c + i] : 0.f);
+			store(a.dst, r, c, v);
+		}
+	}
+}
+
+AF_KERNEL(norm, 256) {
+	__shared__ float slots[33];
+	if (a.x.cols <= 1024) {
+		if (a.wide) norm_warp<8>(a);
+		else norm_warp<1>(a);
+	} else {
+		if (a.wide) norm_block<8>(a, slots);
+		else norm_block<1>(a, slots);
+	}
+}
+
+// A thread turns N neighbouring pairs of one row in every head, so that angles are worked out once.
+template <int N>
+AF_INLINE void rotate(const af_rotate_args &a) {
+	const uint32_t half = a.head / 2;
+	each<N>(a.x.rows, half, [&](uint32_t r, uint32_t j) {
+		float cosine[N], sine[N];
+#pragma unroll
+		for (int i = 0; i < N; i++) {
+			if (a.table) {
+				const float *t = (const float *)a.table + (r % a.n) * a.table_stride;
+				cosine[i] = t[j + i], sine[i] = t[half + j + i];
+			} else {
+				sincosf((float)((const int32_t *)a.pos)[r] * ((const float *)a.freq)[j + i], &sine[i], &cosine[i]);
+			}
+		}
+		for (uint32_t h = 0; h < a.x.cols; h += a.head) {
+			float lo[N], hi[N];
+			load(lo, a.x, r, h + j);
+			load(hi, a.x, r, h + half + j);
+#pragma unroll
+			for (int i = 0; i < N; i++) {
+				const float t = lo[i];
+				lo[i] = t * cosine[i] - hi[i] * sine[i];
+				hi[i] = hi[i] * cosine[i] + t * sine[i];
+			}
+			store(a.x, r, h + j, lo);
+			store(a.x, r, h + half + j, hi);
+		}
+	});
+}
+
+AF_KERNEL(rotate, 256) {
+	if (a.wide) rotate<8>(a); // wide includes that half a head is whole pieces
+	else rotate<1>(a);
+}
+
+AF_KERNEL(lookup, 256) {
+	each<1>(a.dst.rows, a.dst.cols, [&](uint32_t r, uint32_t c) {
+		float v[1] = {element(a.table, ((const int32_t *)a.ids)[r], c)};
+		store(a.dst, r, c, v);
+	});
+}
+
+template <int N>
+AF_INLINE void pool(const af_pool_args &a) {
+	const uint32_t out_w = a.grid_w / a.kw, grid = a.grid_h / a.kh * out_w;
+	each<N>(a.dst.rows, a.dst.cols, [&](uint32_t r, uint32_t c) {
+		const uint32_t y = r % grid / out_w * a.kh, x = r % out_w * a.kw;
+		float sum[N] = {}, v[N];
+		for (uint32_t i = 0; i < a.kh; i++)
+			for (uint32_t j = 0; j < a.kw; j++) {
+				load(v, a.x, r / grid * (a.grid_h * a.grid_w) + (y + i) * a.grid_w + x + j, c);
+#pragma unroll
+				for (int k = 0; k < N; k++) sum[k] += v[k];
+			}
+#pragma unroll
+		for (int k = 0; k < N; k++) sum[k] /= a.kh * a.kw;
+		store(a.dst, r, c, sum);
+	});
+}
+
+AF_KERNEL(pool, 256) {
+	if (a.wide) pool<8>(a);
+	else pool<1>(a);
+}
+
+// One warp a row of int8, or a group of 128 of a row of int4: the largest size is steps scales, values the nearest whole ones.
+AF_KERNEL(quantise, 256) {
+	const uint32_t lane = threadIdx.x & 31, in = a.dst.in;
+	const bool four = a.dst.as == AF_I4;
+	const uint32_t span = four ? 128 : in, groups = (in + span - 1) / span;
+	const uint64_t g = blockIdx.x * (uint64_t)(blockDim.x >> 5) + (threadIdx.x >> 5);
+	if (g >= (uint64_t)a.rows * groups) return;
+	const uint32_t r = (uint32_t)(g / groups), from = (uint32_t)(g % groups) * span, to = min(in, from + span);
+	const float *src = (const float *)a.src + (uint64_t)r * in;
+	float peak = 0.f;
+	for (uint32_t c = from + lane; c < to; c += 32) peak = fmaxf(peak, fabsf(src[c]));
+	const float scale = __fdiv_rn(warp_max(peak), four ? 7.f : 127.f);
+	const uint64_t row = a.row0 + r;
+	if (lane == 0) ((float *)a.dst.scales)[row * groups + g % groups] = scale;
+	auto whole = [&](uint32_t c) { return c < to && scale > 0.f ? (int)rintf(__fdiv_rn(src[c], scale)) : 0; };
+	if (four) {
+		for (uint32_t c = from + 2 * lane; c < to; c += 64)
+			((uint8_t *)a.dst.p)[row * ((in + 1) / 2) + c / 2] = (uint8_t)((whole(c) & 15) | whole(c + 1) << 4);
+	} else {
+		for (uint32_t c = from + lane; c < to; c += 32) ((int8_t *)a.dst.p)[row * in + c] = (int8_t)whole(c);
+	}
+}
+
+AF_KERNEL(dequantise, 256) {
+	each<1>(a.src.out, a.src.in, [&](uint32_t r, uint32_t c) {
+		((bf16 *)a.dst)[r * a.stride + c] = __float2bfloat16_rn(element(a.src, r, c));
+	});
+}
