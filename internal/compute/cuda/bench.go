@@ -1,0 +1,109 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"afterimage/internal/compute"
+)
+
+// Benchmarks implements compute.Benchmarks: the ceilings, then what each family of kernels lists.
+func (d *device) Benchmarks() []compute.Benchmark {
+	return slices.Concat(d.ceilings())
+}
+
+// benchmark completes b: setup takes memory with d.alloc, fills it and returns what is to be timed, which is recorded reps times in a
+// graph with i from 0. To find its operands cold it goes round rotations of them, i%n. What setup took is given back afterwards.
+func (d *device) benchmark(b compute.Benchmark, reps int, setup func(s *stream) (func(s *stream, i int), error)) compute.Benchmark {
+	b.Time = func(ctx context.Context) (seconds float64, err error) {
+		err = d.do(ctx, "timing "+b.What, func(s *stream) error {
+			before := make(map[devptr]bool, len(d.held))
+			for p := range d.held {
+				before[p] = true
+			}
+			defer func() {
+				_ = s.cu.sync() // memory is given back at once, not in the stream's order
+				for p := range d.held {
+					if !before[p] && !s.isScratch(p) {
+						d.free(p)
+					}
+				}
+			}()
+			run, err := setup(s)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", b.What, b.Shape, err)
+			}
+			for i := range min(reps, 2) { // plans are made and scratch memory is taken before the recording
+				run(s, i)
+			}
+			if s.err != nil {
+				return fmt.Errorf("%s, %s: %w", b.What, b.Shape, s.err)
+			}
+			t, err := d.time(reps, run)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", b.What, b.Shape, err)
+			}
+			seconds = t.Seconds()
+			return nil
+		})
+		return seconds, err
+	}
+	return b
+}
+
+func (s *stream) isScratch(p devptr) bool {
+	for _, b := range s.scratches {
+		if b.p == p {
+			return true
+		}
+	}
+	return false
+}
+
+// randomBF16 takes memory for n bfloat16 numbers of noise.
+func (d *device) randomBF16(s *stream, n int64, deviation float64) (devptr, error) {
+	p, err := d.alloc(2*n + 16) // passRandom rounds up
+	if err != nil {
+		return 0, err
+	}
+	s.passRandom(p, n, uint64(p), deviation)
+	return p, s.err
+}
+
+// rotations is how many sets of operands of so many bytes exceed the L2 cache three times, at least one and at most 64.
+func (d *device) rotations(bytes float64) int {
+	return min(64, max(1, int(3*float64(d.info.L2Bytes)/bytes)+1))
+}
+
+// ceilings are what nothing on this device can be better than.
+func (d *device) ceilings() []compute.Benchmark {
+	const size, n = int64(2) << 30, 8192
+	return []compute.Benchmark{
+		d.benchmark(compute.Benchmark{What: compute.CeilingCopy, Shape: "2 GiB", Bytes: 2 * float64(size)}, 3,
+			func(s *stream) (func(*stream, int), error) {
+				from, err := d.randomBF16(s, size/2, 1)
+				if err != nil {
+					return nil, err
+				}
+				to, err := d.alloc(size)
+				return func(s *stream, _ int) { s.copy(to, from, size) }, err
+			}),
+		d.benchmark(compute.Benchmark{What: compute.CeilingMatmul, Shape: fmt.Sprintf("%dx%dx%d", n, n, n), FLOPs: 2 * float64(n) * n * n}, 10,
+			func(s *stream) (func(*stream, int), error) {
+				x, err := d.randomBF16(s, n*n, 1)
+				if err != nil {
+					return nil, err
+				}
+				w, err := d.randomBF16(s, n*n, 1)
+				if err != nil {
+					return nil, err
+				}
+				dst, err := d.alloc(2 * n * n)
+				g := gemm{rows: n, out: n, in: n, x: x, w: w, dst: dst, ldx: n, ldw: n, ldd: n, as: compute.BF16}
+				return func(s *stream, _ int) { s.gemm(g) }, err
+			}),
+	}
+}
