@@ -6,7 +6,8 @@ import "context"
 // tokens itself, and without a launch for every op. On other devices the same Decoder is built from Ops.
 type Decoders interface {
 	// NewDecoder makes a decoder of the weights that w hands out, each asked for once; w nil makes random ones on the device from
-	// c.Seed, for timing. The caller closes it before the Device.
+	// c.Seed, for timing. The caller closes it before the Device. An error that wraps errors.ErrUnsupported says that the device has
+	// none for such a config, and that one made from its Ops will do.
 	NewDecoder(ctx context.Context, c DecoderConfig, w DecoderWeights) (Decoder, error)
 }
 
