@@ -19,6 +19,7 @@ type stream struct {
 	capturing bool
 	staging   staging
 	scratches [scratchKinds]block
+	prefills  prefillCache
 }
 
 // block is an allocation.

@@ -68,16 +68,15 @@ func (d *device) prefillFor(headDim int) *prefillKernel {
 
 // prefillPlan is planned attention. Its device memory grows as needed and is freed by close.
 type prefillPlan struct {
-	d      *device
-	shape  prefillShape
-	kernel *prefillKernel
-	blocks uint32
-	rows   int // query rows
-	paged  bool
-	buf    block
-	items  devptr
-	first  devptr
-	pages  devptr
+	d                   *device
+	shape               prefillShape
+	kernel              *prefillKernel
+	blocks              uint32
+	rows                int // query rows
+	paged               bool
+	captured            bool // in use by a graph
+	buf                 block
+	items, first, pages devptr
 }
 
 var errNoPrefill = errors.New("no kernel for attention of many rows")
@@ -94,9 +93,12 @@ func (d *device) newPrefillPlan(c prefillShape) (*prefillPlan, error) {
 	return &prefillPlan{d: d, shape: c, kernel: k}, nil
 }
 
+// close frees what is on the device, after all that is in the stream. None is nothing.
 func (p *prefillPlan) close() {
-	p.d.free(p.buf.p)
-	p.buf = block{}
+	if p != nil {
+		p.d.free(p.buf.p)
+		p.buf = block{}
+	}
 }
 
 // set plans for these segments and puts the plan on the device, after what is in the stream. pages, when not nil, is the table that
@@ -115,6 +117,9 @@ func (p *prefillPlan) set(s *stream, segs []prefillSegment, pages []int32) error
 	}
 	of := unsafe.Slice((*byte)(unsafe.Pointer(&items[0])), len(items)*int(unsafe.Sizeof(items[0])))
 	need := int64(len(of) + 4*len(first) + 4*len(pages))
+	if s.capturing {
+		return errors.New("cuda: attention is planned within a capture")
+	}
 	if need > p.buf.bytes {
 		p.close()
 		room := need + need/2
