@@ -18,16 +18,37 @@ import (
 // batch is the frames of one pass: enough rows to keep a device busy, few enough that a language model sharing it waits briefly.
 const batch = 4
 
-// Encoder is safe for concurrent use; calls take turns. It has device memory, so it must be closed, before its device.
+// Encoder is safe for concurrent use: frames that wait, of whichever callers, share passes in the order they came. It has device
+// memory, so it must be closed, before its device.
 type Encoder struct {
 	c   *Config
 	dev compute.Device
 
-	mu      sync.Mutex // owns all below
-	arena   compute.Arena
+	mu      sync.Mutex // guards waiting
+	waiting []*request // that have frames no pass took yet, oldest first
+
+	turn    chan struct{} // holding its one slot is owning all below
+	arena   compute.Arena // nil once closed
 	t       tower
 	resize  *resizer       // for the size of the last frame
 	staging compute.Matrix // patches of a batch, on the host
+}
+
+// request is one Encode call. Whoever holds the turn works on it; its caller reads it once done is closed.
+type request struct {
+	ctx    context.Context
+	frames []ingest.Frame
+	rows   compute.Matrix // [len(frames)*cells, dim]
+	next   int            // first frame that no pass took yet
+	left   int            // frames that no pass has ended with
+	err    error
+	done   chan struct{}
+}
+
+// share is what one pass takes of a request.
+type share struct {
+	r        *request
+	from, to int
 }
 
 // Load reads a Hugging Face directory and prepares the model on dev with weights held as the given type.
@@ -46,7 +67,7 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err e
 		return nil, fmt.Errorf("encoder: %w", err)
 	}
 	defer func() { err = errors.Join(err, ck.Close()) }()
-	e := &Encoder{c: c, dev: dev, t: tower{c: c, batch: batch}}
+	e := &Encoder{c: c, dev: dev, t: tower{c: c, batch: batch}, turn: make(chan struct{}, 1)}
 	l := weights.NewLoader(ck, dev)
 	e.t.load(l, ck, as)
 	if e.arena, err = l.Finish(context.Background()); err != nil {
@@ -65,53 +86,124 @@ func (e *Encoder) Dim() int { return e.c.dim() }
 
 // Encode returns one matrix [gridH*gridW, Dim] a frame, row-major over the grid, new memory that the caller owns. Frames may be of
 // any size; they are resized without keeping their aspect. A malformed frame is an error and nothing is encoded. ctx is
-// looked at between passes.
+// looked at between passes. A pass that fails is an error to every caller with a frame in it.
 func (e *Encoder) Encode(ctx context.Context, frames ...ingest.Frame) ([]compute.Matrix, error) {
 	for _, f := range frames {
 		if err := checkFrame(f); err != nil {
 			return nil, fmt.Errorf("encoder: frame %d: %w", f.Index, err)
 		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.arena == nil {
-		return nil, errors.New("encoder: closed")
+	cells := e.t.cells()
+	r := &request{ctx: ctx, frames: frames, rows: compute.NewMatrix(len(frames)*cells, e.Dim()), left: len(frames), done: make(chan struct{})}
+	if len(frames) > 0 {
+		e.mu.Lock()
+		e.waiting = append(e.waiting, r)
+		e.mu.Unlock()
+	} else {
+		close(r.done)
 	}
-	cells, dim := e.t.cells(), e.Dim()
-	all := compute.NewMatrix(len(frames)*cells, dim)
-	for from := 0; from < len(frames); from += batch {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("encoder: %w", err)
+	for done := false; !done; {
+		select {
+		case <-r.done:
+			done = true
+		case e.turn <- struct{}{}:
+			select {
+			case <-r.done: // a pass of someone else's had room
+			default:
+				e.pass()
+			}
+			<-e.turn
 		}
-		if err := e.pass(ctx, all, frames, from, min(from+batch, len(frames))); err != nil {
-			return nil, fmt.Errorf("encoder: frame %d: %w", frames[from].Index, err)
-		}
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("encoder: %w", r.err)
 	}
 	out := make([]compute.Matrix, len(frames))
 	for i := range out {
-		out[i] = rows(all, i*cells, (i+1)*cells)
+		out[i] = rows(r.rows, i*cells, (i+1)*cells)
 	}
 	return out, nil
 }
 
-func (e *Encoder) pass(ctx context.Context, all compute.Matrix, frames []ingest.Frame, from, to int) error {
-	cells := e.t.cells()
-	per := e.staging.Rows / batch
-	for i, f := range frames[from:to] {
-		if e.resize == nil || e.resize.srcW != f.W || e.resize.srcH != f.H {
-			e.resize = newResizer(f.W, f.H, e.c.Vision.Image.W, e.c.Vision.Image.H)
+// take returns the frames of the next pass and forgets requests that failed or whose callers no longer wait.
+func (e *Encoder) take() (shares []share, n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(e.waiting) > 0 && n < e.t.batch {
+		r := e.waiting[0]
+		if r.err == nil {
+			r.err = r.ctx.Err()
 		}
-		e.resize.patches(rows(e.staging, i*per, (i+1)*per).Data, f, e.c)
+		if r.err == nil {
+			s := share{r, r.next, min(r.next+e.t.batch-n, len(r.frames))}
+			shares, n, r.next = append(shares, s), n+s.to-s.from, s.to
+		} else {
+			r.end(len(r.frames) - r.next)
+			r.next = len(r.frames)
+		}
+		if r.next == len(r.frames) {
+			e.waiting = e.waiting[1:]
+		}
 	}
-	return e.dev.Run(ctx, func(ops compute.Ops) {
-		e.t.forward(ops, rows(all, from*cells, to*cells), rows(e.staging, 0, (to-from)*per), to-from)
+	return shares, n
+}
+
+// end counts frames of r as ended. Its caller holds the turn.
+func (r *request) end(frames int) {
+	if r.left -= frames; r.left == 0 {
+		close(r.done)
+	}
+}
+
+// pass encodes what waits, at most a batch. Its caller holds the turn.
+func (e *Encoder) pass() {
+	shares, n := e.take()
+	if n == 0 {
+		return
+	}
+	err := errors.New("closed")
+	if e.arena != nil {
+		err = e.encode(shares, n)
+	}
+	for _, s := range shares {
+		if err != nil && s.r.err == nil {
+			s.r.err = err
+			if e.arena != nil {
+				s.r.err = fmt.Errorf("frame %d: %w", s.r.frames[s.from].Index, err)
+			}
+		}
+		s.r.end(s.to - s.from)
+	}
+}
+
+func (e *Encoder) encode(shares []share, n int) error {
+	cells, per := e.t.cells(), e.staging.Rows/e.t.batch
+	at := 0
+	for _, s := range shares {
+		for _, f := range s.r.frames[s.from:s.to] {
+			if e.resize == nil || e.resize.srcW != f.W || e.resize.srcH != f.H {
+				e.resize = newResizer(f.W, f.H, e.c.Vision.Image.W, e.c.Vision.Image.H)
+			}
+			e.resize.patches(rows(e.staging, at*per, (at+1)*per).Data, f, e.c)
+			at++
+		}
+	}
+	// No one caller's ctx: the pass is everybody's.
+	return e.dev.Run(context.Background(), func(ops compute.Ops) {
+		out := e.t.forward(ops, rows(e.staging, 0, n*per), n)
+		at := 0
+		for _, s := range shares {
+			k := s.to - s.from
+			ops.Download(rows(s.r.rows, s.from*cells, s.to*cells), out.Slice(at*cells, (at+k)*cells))
+			at += k
+		}
 	})
 }
 
 // Close frees the device memory after the current pass. A second Close does nothing.
 func (e *Encoder) Close() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.turn <- struct{}{}
+	defer func() { <-e.turn }()
 	if e.arena == nil {
 		return nil
 	}

@@ -3,12 +3,15 @@ package encoder
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -232,4 +235,72 @@ func FuzzConfig(f *testing.F) {
 			t.Fatalf("accepted a config with grid %v, dim %d, %d of %d layers", g, c.dim(), c.Vision.Run, c.Vision.Layers)
 		}
 	})
+}
+
+// counting counts passes and holds the first until it is let go.
+type counting struct {
+	compute.Device
+	runs  atomic.Int32
+	first chan struct{}
+	fail  atomic.Bool
+}
+
+func (d *counting) Run(ctx context.Context, fn func(compute.Ops)) error {
+	if d.runs.Add(1) == 1 {
+		<-d.first
+	}
+	if d.fail.Load() {
+		return errors.New("no power")
+	}
+	return d.Device.Run(ctx, fn)
+}
+
+func TestCallersSharePasses(t *testing.T) {
+	d := &counting{Device: computetest.Open(), first: make(chan struct{})}
+	defer d.Close()
+	plain, err := Load("testdata/vlm", d.Device, compute.F32)
+	require.NoError(t, err)
+	defer plain.Close()
+	e, err := Load("testdata/vlm", d, compute.F32)
+	require.NoError(t, err)
+	defer e.Close()
+	d.runs.Store(0)
+	frames := goldenFrames(t)
+	want, err := plain.Encode(t.Context(), frames...)
+	require.NoError(t, err)
+
+	gone, leave := context.WithCancel(t.Context())
+	queued := func(n int) func() bool {
+		return func() bool { e.mu.Lock(); defer e.mu.Unlock(); return len(e.waiting) == n }
+	}
+	var wg sync.WaitGroup
+	ask := func(ctx context.Context, i int, refused error) {
+		wg.Go(func() {
+			have, err := e.Encode(ctx, frames[i])
+			if assert.ErrorIs(t, err, refused) && refused == nil {
+				assert.Equal(t, want[i].Data, have[0].Data)
+			}
+		})
+	}
+	ask(t.Context(), 0, nil)
+	require.Eventually(t, func() bool { return d.runs.Load() == 1 }, 10*time.Second, time.Millisecond)
+	for i, ctx := range []context.Context{t.Context(), t.Context(), gone, t.Context(), t.Context()} {
+		if ctx == gone {
+			ask(ctx, 0, context.Canceled)
+		} else {
+			ask(ctx, i%len(frames), nil)
+		}
+		require.Eventually(t, queued(i+1), 10*time.Second, time.Millisecond)
+	}
+	leave()
+	close(d.first)
+	wg.Wait()
+	assert.EqualValues(t, 2, d.runs.Load(), "four callers fit into one pass beside the first")
+
+	d.fail.Store(true)
+	_, err = e.Encode(t.Context(), frames...)
+	assert.EqualError(t, err, "encoder: frame 0: no power")
+	d.fail.Store(false)
+	_, err = e.Encode(t.Context(), frames...)
+	assert.NoError(t, err)
 }

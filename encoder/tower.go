@@ -161,8 +161,8 @@ func (t *tower) seq() int {
 	return g.H * g.W
 }
 
-// forward encodes the first n frames of patches into dst [n*cells, dim].
-func (t *tower) forward(ops compute.Ops, dst, patches compute.Matrix, n int) {
+// forward encodes n frames of patches and returns their rows, [n*cells, dim], valid until the next call.
+func (t *tower) forward(ops compute.Ops, patches compute.Matrix, n int) compute.Tensor {
 	v, g, seq := t.c.Vision, t.c.patchGrid(), t.seq()
 	np := g.H * g.W
 	in := t.patches.Slice(0, n*np)
@@ -229,5 +229,5 @@ func (t *tower) forward(ops compute.Ops, dst, patches compute.Matrix, n int) {
 		ops.Linear(out, mid, t.proj2, compute.LinearArgs{Bias: t.projB2})
 		rows = out
 	}
-	ops.Download(dst, rows)
+	return rows
 }
