@@ -60,7 +60,7 @@ func (s *stream) isScratch(p devptr) bool {
 			return true
 		}
 	}
-	return false
+	return p == s.d.blas.workspace
 }
 
 // randomBF16 takes memory for n bfloat16 numbers of noise.

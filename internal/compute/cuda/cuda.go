@@ -75,7 +75,8 @@ type device struct {
 	modules []cuModule
 	kernels map[string]*kernel
 	held    map[devptr]int64 // every allocation that is open
-	lost    error            // set once the context can never be used again
+	blas    blaslt
+	lost    error // set once the context can never be used again
 }
 
 // job is a function to run on the device's thread, and how it ended.
@@ -280,6 +281,7 @@ func (d *device) Close() error {
 		if d.stream != nil {
 			d.stream.close()
 		}
+		d.blas.close()
 		for p := range d.held {
 			_ = memFree(p)
 		}

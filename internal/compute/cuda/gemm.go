@@ -2,11 +2,15 @@
 
 package cuda
 
-import "afterimage/internal/compute"
+import (
+	"errors"
+	"fmt"
+
+	"afterimage/internal/compute"
+)
 
 // gemm is one large matrix product with what is fused to it: dst [rows, out] = act(x [rows, in] · wᵀ + bias) · scale, or that added
-// to dst. x and w are bfloat16, sums float32. Rows of x, w and dst start on 16-byte boundaries (strides that are multiples of
-// 8 elements) for the fast kernels; anything else goes to a plain one.
+// to dst. x and w are bfloat16, sums float32. A row's result does not depend on the rows beside it on Hopper.
 type gemm struct {
 	rows, out, in int
 	x             devptr // bf16 [rows, in]
@@ -21,4 +25,245 @@ type gemm struct {
 	// swiglu makes pairs of columns one: w's rows alternate, 8 of the gate and 8 of the up projection (gate 0..7, up 0..7, gate 8..15,
 	// ...), and dst is silu(gate)·up, bfloat16. out counts both; bias, scale, act and add are then none.
 	swiglu bool
+}
+
+func (g *gemm) float() bool { return g.as == compute.F32 }
+
+// plain reports a product with nothing fused but the sum with dst.
+func (g *gemm) plain() bool {
+	return g.bias == 0 && g.scale == 0 && g.act == compute.Identity && !g.swiglu
+}
+
+// columns is how many columns dst has.
+func (g *gemm) columns() int {
+	if g.swiglu {
+		return g.out / 2
+	}
+	return g.out
+}
+
+func (g *gemm) element() int {
+	if g.float() {
+		return 4
+	}
+	return 2
+}
+
+// aligned reports whether rows of x, w and dst start on 16 bytes, which the fast kernels and cuBLASLt's best ones want.
+func (g *gemm) aligned() bool {
+	return (g.x|g.w|g.dst)%16 == 0 && g.ldx%8 == 0 && g.ldw%8 == 0 && g.ldd*g.element()%16 == 0 && g.out%8 == 0
+}
+
+func (g *gemm) check() error {
+	switch {
+	case g.rows < 0 || g.out < 1 || g.in < 1 || g.ldx < g.in || g.ldw < g.in || g.ldd < g.columns():
+		return fmt.Errorf("cuda: gemm of [%d, %d] by [%d, %d], strides %d, %d and %d", g.rows, g.in, g.out, g.in, g.ldx, g.ldw, g.ldd)
+	case g.as != compute.F32 && g.as != compute.BF16:
+		return fmt.Errorf("cuda: gemm to %v", g.as)
+	case g.swiglu && (g.as != compute.BF16 || g.dst%16 != 0 || g.ldd%8 != 0 || g.out%16 != 0 || g.bias != 0 || g.scale != 0 || g.act != compute.Identity || g.add):
+		return errors.New("cuda: gemm: swiglu is for bfloat16 rows on 16 bytes, a multiple of 16 columns and nothing else")
+	case !g.aligned() && g.ldw != g.in:
+		return fmt.Errorf("cuda: gemm: rows of w [%d, %d] are %d apart, and something is not on 16 bytes", g.out, g.in, g.ldw)
+	}
+	return nil
+}
+
+// gemm queues a product: by a kernel with everything fused where this GPU has one, else by cuBLASLt and a pass over its sums, else by
+// the kernel that takes anything.
+func (s *stream) gemm(g gemm) {
+	if s.err != nil || g.rows == 0 || !s.fail(g.check()) {
+		return
+	}
+	switch {
+	case g.aligned() && s.d.info.Major == 9:
+		s.gemmHopper(g, s.d.gemmTile(g.rows, g.out, g.in))
+	case g.aligned() && s.d.blas.open(s.d) == nil:
+		s.gemmBlas(g)
+	case !g.swiglu:
+		s.linearAny(g.anyShape())
+	default:
+		s.inParts(g, func(part gemm) { s.linearAny(part.anyShape()) })
+	}
+}
+
+// linearGemm makes a product by gemm, if it can be made one: bfloat16 inside, and rows on 16 bytes. A residual that is not dst is
+// copied there first.
+func (s *stream) linearGemm(a *linearArgs) bool {
+	g := gemm{rows: int(a.dst.rows), out: int(a.w.out), in: int(a.w.in), x: a.x.p, ldx: int(a.x.stride), dst: a.dst.p, ldd: int(a.dst.stride),
+		as: compute.F32, bias: a.bias, scale: a.scale, act: compute.Activation(a.act), add: a.residual.p != 0}
+	if a.dst.half != 0 {
+		g.as = compute.BF16
+	}
+	if a.x.half == 0 {
+		g.x, g.ldx = 0, (g.in+7)&^7
+	}
+	g.ldw = (g.in + 7) &^ 7
+	if a.w.as == uint32(compute.F32) || a.w.as == uint32(compute.BF16) && g.in%8 != 0 || !g.aligned() {
+		return false
+	}
+	if s.d.info.Major != 9 && s.d.blas.open(s.d) != nil {
+		return false
+	}
+	if a.x.half == 0 {
+		to := view{p: s.scratch(scratchX, int64(g.rows)*int64(g.ldx)*2), stride: int64(g.ldx), rows: a.x.rows, cols: a.x.cols, half: 1}
+		s.convert(to, a.x)
+		g.x = to.p
+	}
+	g.w, g.ldw = s.dequantised(a.w)
+	if g.add && a.residual != a.dst {
+		s.convert(a.dst, a.residual)
+	}
+	s.gemm(g)
+	return true
+}
+
+// gemmArgs are those of gemm_sm90.cu.
+type gemmArgs struct {
+	x, w, dst     tensorMap
+	bias, scale   devptr
+	rows, out, in uint32
+	act, add      uint32
+	group         uint32
+	_             [6]uint32
+}
+
+// A gemmTile is what a block computes at a time: rows of x by columns; clusters of blocks fetch w together.
+type gemmTile struct {
+	columns, cluster int
+	smem             uint32 // bytes a block takes
+}
+
+const (
+	gemmRows    = 128 // of a tile
+	gemmDepth   = 64  // of `in` that shared memory holds at a time
+	gemmThreads = 384
+	gemmGroup   = 16 // rows of tiles worked on together
+)
+
+var gemmTiles = [...]gemmTile{
+	{columns: 256, cluster: 2, smem: gemmShared(256, 4)},
+	{columns: 128, cluster: 1, smem: gemmShared(128, 6)},
+}
+
+// gemmShared is Smem of gemm_sm90.cu: stages of x and w, results on their way out, bias, and barriers.
+func gemmShared(columns, stages int) uint32 {
+	return uint32(stages*(gemmRows+columns)*gemmDepth*2 + 4*64*128 + 2*columns*4 + stages*16)
+}
+
+// gemmTile picks the tile that is done first: turns of all multiprocessors by the time of one.
+func (d *device) gemmTile(rows, out, in int) gemmTile {
+	best, least := gemmTiles[0], 0.0
+	for i, t := range gemmTiles {
+		down, across := (rows+gemmRows*t.cluster-1)/(gemmRows*t.cluster), (out+t.columns-1)/t.columns
+		slots := d.info.SMs / t.cluster
+		turns := float64((down*across + slots - 1) / slots)
+		// Narrow tiles load more for each product; the constant is what a tile costs beside its products, in columns of `in`.
+		cost := turns * float64(t.columns) * (float64(in) + 200)
+		if t.columns < 256 {
+			cost *= 1.1
+		}
+		if i == 0 || cost < least {
+			best, least = t, cost
+		}
+	}
+	return best
+}
+
+func (s *stream) gemmHopper(g gemm, t gemmTile) {
+	kind := "bf16"
+	boxColumns := uint32(64)
+	as := mapBF16
+	switch {
+	case g.swiglu:
+		kind = "swiglu"
+	case g.float():
+		kind, boxColumns, as = "f32", 32, mapF32
+	}
+	a := gemmArgs{bias: g.bias, scale: g.scale, rows: uint32(g.rows), out: uint32(g.out), in: uint32(g.in), act: uint32(g.act), group: gemmGroup}
+	if g.add {
+		a.add = 1
+	}
+	matrix := func(m *tensorMap, as int, p devptr, rows, columns, ld, element int, boxRows, boxColumns uint32) {
+		if s.err == nil {
+			var err error
+			*m, err = s.d.tensorMap(as, p, []uint64{uint64(columns), uint64(rows)}, []uint64{uint64(ld * element)}, []uint32{boxColumns, boxRows},
+				swizzle128)
+			s.fail(err)
+		}
+	}
+	matrix(&a.x, mapBF16, g.x, g.rows, g.in, g.ldx, 2, gemmRows, gemmDepth)
+	matrix(&a.w, mapBF16, g.w, g.out, g.in, g.ldw, 2, uint32(t.columns/t.cluster), gemmDepth)
+	matrix(&a.dst, as, g.dst, g.rows, g.columns(), g.ldd, g.element(), 64, boxColumns)
+	tiles := (g.rows + gemmRows*t.cluster - 1) / (gemmRows * t.cluster) * ((g.out + t.columns - 1) / t.columns)
+	grid := uint32(min(tiles, s.d.info.SMs/t.cluster) * t.cluster)
+	start(s, fmt.Sprintf("gemm_%s_%d", kind, t.columns), [3]uint32{grid, 1, 1}, [3]uint32{gemmThreads, 1, 1}, t.smem, &a, launchPDL)
+}
+
+// gemmBlas is the product by cuBLASLt. What is more than a product is made in float32 sums first, some rows at a time.
+func (s *stream) gemmBlas(g gemm) {
+	if g.plain() {
+		s.blasMultiply(&g)
+		return
+	}
+	s.inParts(g, func(part gemm) { s.blasMultiply(&part) })
+}
+
+func (s *stream) blasMultiply(g *gemm) {
+	p, err := s.d.blas.plan(s.d, g)
+	if err == nil {
+		err = s.d.blas.run(s, p, 0, g)
+	}
+	s.fail(err)
+}
+
+// gemmFinishArgs are those of gemm.cu.
+type gemmFinishArgs struct {
+	dst, sums        view
+	bias, scale      devptr
+	act, add, swiglu uint32
+	_                uint32
+}
+
+const gemmSums = 64 << 20 // bytes of sums made at a time
+
+// inParts makes the sums of g's bare product in scratch by multiply, some rows at a time, and finishes them.
+func (s *stream) inParts(g gemm, multiply func(gemm)) {
+	each := max(1, min(g.rows, gemmSums/4/g.out))
+	sums := s.scratch(scratchSums, int64(each)*int64(g.out)*4)
+	for r := 0; r < g.rows && s.err == nil; r += each {
+		n := min(each, g.rows-r)
+		part := gemm{rows: n, out: g.out, in: g.in, x: g.x + devptr(2*r*g.ldx), w: g.w, dst: sums, ldx: g.ldx, ldw: g.ldw, ldd: g.out, as: compute.F32}
+		multiply(part)
+		a := gemmFinishArgs{dst: g.result(r, n), sums: part.result(0, n), bias: g.bias, scale: g.scale, act: uint32(g.act)}
+		if g.add {
+			a.add = 1
+		}
+		if g.swiglu {
+			a.swiglu = 1
+		}
+		start(s, "gemm_finish", pieces(uint64(n)*uint64(g.columns()/8)), threads256, 0, &a, 0)
+	}
+}
+
+// result is rows [r, r+n) of dst.
+func (g *gemm) result(r, n int) view {
+	v := view{p: g.dst + devptr(r*g.ldd*g.element()), stride: int64(g.ldd), rows: uint32(n), cols: uint32(g.columns())}
+	if !g.float() {
+		v.half = 1
+	}
+	return v
+}
+
+// anyShape is g, without swiglu, for the kernel that takes anything.
+func (g *gemm) anyShape() linearArgs {
+	a := linearArgs{
+		dst:  g.result(0, g.rows),
+		x:    view{p: g.x, stride: int64(g.ldx), rows: uint32(g.rows), cols: uint32(g.in), half: 1},
+		w:    packed{p: g.w, out: uint32(g.out), in: uint32(g.in), as: uint32(compute.BF16)},
+		bias: g.bias, scale: g.scale, act: uint32(g.act),
+	}
+	if g.add {
+		a.residual = a.dst
+	}
+	return a
 }

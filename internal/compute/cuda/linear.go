@@ -14,6 +14,14 @@ type linearArgs struct {
 
 // linear is Ops.Linear. dst may be a.residual.
 func (s *stream) linear(a linearArgs) {
+	if s.linearGemm(&a) {
+		return
+	}
+	s.linearAny(a)
+}
+
+// linearAny is linear for any shape, stride and type.
+func (s *stream) linearAny(a linearArgs) {
 	grid := [3]uint32{blocks(int(a.dst.cols), 64), blocks(int(a.dst.rows), 64), 1}
 	if a.w.as == uint32(compute.F32) {
 		start(s, "linear_f32", grid, threads256, 0, &a, 0)
