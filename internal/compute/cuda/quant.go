@@ -17,7 +17,6 @@ type skinnyPackArgs struct {
 	row0, n, in            int32
 	strip, blocks, block   int32
 	kind, order, head, f32 int32
-	_                      int32
 }
 
 type skinnyUnpackArgs struct {
@@ -55,21 +54,21 @@ func (d *device) newSkinny(out, in int, as compute.DType, order rowOrder, headDi
 	return w, nil
 }
 
-// plan chooses the strip: the one that leaves the busiest of sms blocks the fewest rows, and of those the tallest.
+// plan chooses the strip: the one that keeps the busiest of sms blocks the shortest, an end of a strip costing as much as reading 32 KiB.
 func (w *skinny) plan(sms int) {
 	step := 1
 	if w.order != rowsPlain {
 		step = 2 // a pair is finished together
 	}
+	w.width = 32 << (w.as - compute.BF16)
+	w.blocks = (w.in + w.width - 1) / w.width
 	least := 0
 	for strip := step; strip <= skinnyStrip; strip += step {
 		strips := (w.out + strip - 1) / strip
-		if most := (strips + sms - 1) / sms * strip; least == 0 || most <= least {
+		if most := (strips + sms - 1) / sms * (strip*w.blocks*64 + 32<<10); least == 0 || most <= least {
 			least, w.strip, w.strips = most, strip, strips
 		}
 	}
-	w.width = 32 << (w.as - compute.BF16)
-	w.blocks = (w.in + w.width - 1) / w.width
 	w.block = w.strip * 64
 	if w.as == compute.I4 {
 		w.block += (w.strip*2 + 15) &^ 15

@@ -387,10 +387,9 @@ template <int KIND, int M, int N> AF_INLINE void skinny(const af_skinny_args &a)
 
 } // namespace
 
-// Up to 16 rows two blocks fit a multiprocessor, this kernel's and the next one's.
 #define SKINNY(NAME, KIND, M, N)                                                        \
 	typedef af_skinny_args af_##NAME##_args;                                            \
-	AF_KERNEL(NAME, THREADS, N <= 2 ? 2 : 1) { skinny<KIND, M, N>(a); }
+	AF_KERNEL(NAME, THREADS) { skinny<KIND, M, N>(a); }
 
 #define SKINNIES(KIND, NAME)         \
 	SKINNY(NAME##_1x1, KIND, 1, 1) \

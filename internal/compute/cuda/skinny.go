@@ -15,7 +15,7 @@ const skinnyRows = 32
 
 // What skinny.h says.
 const (
-	skinnyWarps = 8
+	skinnyWarps = 16
 	skinnyStrip = 32
 	skinnyParts = 1024
 	skinnyHead  = 1152
@@ -252,7 +252,7 @@ func (w *skinny) fit(rows int, info Info) (skinnyFit, error) {
 	fixed := skinnyHead + skinnyWarps*rows*(tile+4)*4
 	each := skinnyWarps * w.block // bytes of a slot of all rings
 	turns := (w.blocks + skinnyWarps - 1) / skinnyWarps
-	most := min(skinnyRing, turns*((w.strips+info.SMs-1)/info.SMs))
+	most := max(slotsOld, min(skinnyRing, turns*((w.strips+info.SMs-1)/info.SMs)))
 	least := min(most, (44<<10+each-1)/each)
 	if info.Major < 9 {
 		most, least = slotsOld, slotsOld

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-	AF_SKINNY_WARPS = 8,    // of a block: they share out K, so the number is part of the result's bits
+	AF_SKINNY_WARPS = 16,   // of a block: they share out K, so the number is part of the result's bits
 	AF_SKINNY_ROWS = 32,    // of x
 	AF_SKINNY_STRIP = 32,   // weight rows a strip has at most
 	AF_SKINNY_PARTS = 1024, // partial sums of squares a row of the residual stream has room for
