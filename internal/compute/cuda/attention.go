@@ -19,7 +19,6 @@ type attentionArgs struct {
 	past, causal uint32
 	segment      uint32
 	scale        float32
-	_            uint32
 }
 
 // plainHeadDim is the largest head that attention.cu has registers for.
@@ -27,6 +26,9 @@ const plainHeadDim = 256
 
 // attention is Ops.Attention.
 func (s *stream) attention(dst, q, k, v view, c compute.AttentionArgs) {
+	if s.attentionTiled(dst, q, k, v, c) {
+		return
+	}
 	scale := float64(c.Scale)
 	if scale == 0 {
 		scale = 1 / math.Sqrt(float64(c.HeadDim))

@@ -49,7 +49,7 @@ func Describe(ordinal int) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("cuda: device %d: %w", ordinal, err)
 	}
-	defer func() { _ = c.release() }()
+	defer func() { _ = c.release(false) }()
 	if err := c.bind(); err != nil {
 		return Info{}, fmt.Errorf("cuda: device %d: %w", ordinal, err)
 	}
@@ -293,7 +293,7 @@ func (d *device) Close() error {
 	})
 	close(d.jobs)
 	d.ended.Wait()
-	if e := d.ctx.release(); err == nil && e != nil && d.lost == nil {
+	if e := d.ctx.release(d.lost != nil); err == nil && e != nil && d.lost == nil {
 		err = fmt.Errorf("cuda: Close: %w", e)
 	}
 	return err

@@ -126,9 +126,15 @@ func holdContext(ordinal int) (cuContext, error) {
 // bind makes c current on this OS thread.
 func (c cuContext) bind() error { return of(cu.SetCurrentContext(c.ctx)) }
 
-func (c cuContext) release() error {
+// release gives up the hold. A context that is lost is torn down for everyone who holds it, so that the next to open the device gets
+// a fresh one.
+func (c cuContext) release(lost bool) error {
 	_ = cu.SetCurrentContext(cu.CUContext{})
-	return of(c.dev.ReleasePrimaryCtx())
+	err := of(c.dev.ReleasePrimaryCtx())
+	if lost {
+		err = of(c.dev.ResetPrimaryCtx())
+	}
+	return err
 }
 
 // describe needs no context. FreeBytes is left zero.

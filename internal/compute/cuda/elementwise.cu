@@ -53,7 +53,7 @@ AF_INLINE void swiglu(const af_swiglu_args &a) {
 		load(g, a.gate, r, c, a.dst.cols);
 		load(u, a.gate, r, a.dst.cols + c);
 #pragma unroll
-		for (int i = 0; i < N; i++) g[i] = g[i] / (1.f + expf(-g[i])) * u[i];
+		for (int i = 0; i < N; i++) g[i] = __fdividef(g[i], 1.f + __expf(-g[i])) * u[i];
 		store(a.dst, r, c, g);
 	});
 }
@@ -63,110 +63,125 @@ AF_KERNEL(swiglu, 256) {
 	else swiglu<1>(a);
 }
 
-// One warp a row, which it holds in registers: rows of up to 1024.
+// A row's weights and biases for N of its columns.
 template <int N>
-AF_INLINE void norm_warp(const af_norm_args &a) {
-	constexpr int pieces = 1024 / (32 * N);
-	const uint32_t lane = threadIdx.x & 31, cols = a.x.cols;
-	const float *weight = (const float *)a.weight, *bias = (const float *)a.bias;
-	for (uint32_t r = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5); r < a.x.rows; r += gridDim.x * (blockDim.x >> 5)) {
-		float v[pieces][N], sum = 0.f, mean = 0.f;
+AF_INLINE void load_vector(float (&v)[N], uint64_t at, uint32_t c, uint32_t cols) {
+	const af_view t = {at, 0, 1, cols, 0, 0};
+	load_as<false>(v, t, 0, c, cols);
+}
+
+// A row is held in registers by a group of threads: P pieces of N columns each. sum adds over the group.
+template <int N, int P, typename Sum>
+AF_INLINE void norm_held(const af_norm_args &a, uint32_t r, uint32_t thread, uint32_t threads, Sum group_sum) {
+	const uint32_t cols = a.x.cols, first = thread * N, step = threads * N;
+	float v[P][N], sum = 0.f, mean = 0.f;
+	load_row(v, a.x, r, first, step); // zero beyond the row
+	if (a.bias) {
 #pragma unroll
-		for (int p = 0; p < pieces; p++) {
-			load(v[p], a.x, r, (p * 32 + lane) * N); // zero beyond the row
+		for (int p = 0; p < P; p++)
 #pragma unroll
 			for (int i = 0; i < N; i++) sum += v[p][i];
-		}
-		if (bias) mean = warp_sum(sum) / cols;
+		mean = group_sum(sum) / cols;
 		sum = 0.f;
+	}
 #pragma unroll
-		for (int p = 0; p < pieces; p++)
+	for (int p = 0; p < P; p++)
 #pragma unroll
-			for (int i = 0; i < N; i++) {
-				v[p][i] -= mean;
-				if ((p * 32 + lane) * N + i < cols) sum += v[p][i] * v[p][i];
-			}
-		const float inv = 1.f / sqrtf(warp_sum(sum) / cols + a.eps);
-#pragma unroll
-		for (int p = 0; p < pieces; p++) {
-			const uint32_t c = (p * 32 + lane) * N;
-			if (c >= cols) break;
-#pragma unroll
-			for (int i = 0; i < N; i++)
-				if (c + i < cols) v[p][i] = v[p][i] * inv * weight[c + i] + (bias ? bias[c + i] : 0.f);
-			store(a.dst, r, c, v[p]);
+		for (int i = 0; i < N; i++) {
+			v[p][i] -= mean;
+			if (first + p * step + i < cols) sum += v[p][i] * v[p][i];
 		}
+	const float inv = 1.f / sqrtf(group_sum(sum) / cols + a.eps);
+#pragma unroll
+	for (int p = 0; p < P; p++) {
+		const uint32_t c = first + p * step;
+		if (c >= cols) break;
+		float w[N], b[N] = {};
+		load_vector(w, a.weight, c, cols);
+		if (a.bias) load_vector(b, a.bias, c, cols);
+#pragma unroll
+		for (int i = 0; i < N; i++) v[p][i] = v[p][i] * inv * w[i] + b[i];
+		store(a.dst, r, c, v[p]);
 	}
 }
 
 // One block a row of any length, read again from cache for each pass.
 template <int N>
-AF_INLINE void norm_block(const af_norm_args &a, float *slots) {
+AF_INLINE void norm_long(const af_norm_args &a, uint32_t r, float *slots) {
 	const uint32_t cols = a.x.cols;
-	const float *weight = (const float *)a.weight, *bias = (const float *)a.bias;
-	for (uint32_t r = blockIdx.x; r < a.x.rows; r += gridDim.x) {
-		float v[N], sum = 0.f, mean = 0.f;
-		if (bias) {
-			for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
-				load(v, a.x, r, c);
-#pragma unroll
-				for (int i = 0; i < N; i++) sum += v[i];
-			}
-			mean = block_sum(sum, slots) / cols;
-			sum = 0.f;
-		}
+	float v[N], sum = 0.f, mean = 0.f;
+	if (a.bias) {
 		for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
 			load(v, a.x, r, c);
 #pragma unroll
-			for (int i = 0; i < N; i++)
-				if (c + i < cols) sum += (v[i] - mean) * (v[i] - mean);
+			for (int i = 0; i < N; i++) sum += v[i];
 		}
-		const float inv = 1.f / sqrtf(block_sum(sum, slots) / cols + a.eps);
-		for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
-			load(v, a.x, r, c);
+		mean = block_sum(sum, slots) / cols;
+		sum = 0.f;
+	}
+	for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
+		load(v, a.x, r, c);
 #pragma unroll
-			for (int i = 0; i < N; i++)
-				if (c + i < cols) v[i] = (v[i] - mean) * inv * weight[c + i] + (bias ? bias[c + i] : 0.f);
-			store(a.dst, r, c, v);
-		}
+		for (int i = 0; i < N; i++)
+			if (c + i < cols) sum += (v[i] - mean) * (v[i] - mean);
+	}
+	const float inv = 1.f / sqrtf(block_sum(sum, slots) / cols + a.eps);
+	for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
+		float w[N], b[N] = {};
+		load(v, a.x, r, c);
+		load_vector(w, a.weight, c, cols);
+		if (a.bias) load_vector(b, a.bias, c, cols);
+#pragma unroll
+		for (int i = 0; i < N; i++) v[i] = (v[i] - mean) * inv * w[i] + b[i];
+		store(a.dst, r, c, v);
+	}
+}
+
+// A warp a row of up to 1024, wide.
+AF_KERNEL(norm_short, 256) {
+	const uint32_t lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+	auto sum = [](float v) { return warp_sum(v); };
+	for (uint32_t r = blockIdx.x * warps + (threadIdx.x >> 5); r < a.x.rows; r += gridDim.x * warps) {
+		norm_held<8, 4>(a, r, lane, 32, sum);
 	}
 }
 
 AF_KERNEL(norm, 256) {
 	__shared__ float slots[33];
-	if (a.x.cols <= 1024) {
-		if (a.wide) norm_warp<8>(a);
-		else norm_warp<1>(a);
-	} else {
-		if (a.wide) norm_block<8>(a, slots);
-		else norm_block<1>(a, slots);
+	auto sum = [&](float v) { return block_sum(v, slots); };
+	for (uint32_t r = blockIdx.x; r < a.x.rows; r += gridDim.x) {
+		if (a.wide && a.x.cols <= 2048) norm_held<8, 1>(a, r, threadIdx.x, 256, sum);
+		else if (a.wide && a.x.cols <= 4096) norm_held<8, 2>(a, r, threadIdx.x, 256, sum);
+		else if (a.wide) norm_long<8>(a, r, slots);
+		else norm_long<1>(a, r, slots);
 	}
 }
 
-// A thread turns N neighbouring pairs of one row in every head, so that angles are worked out once.
+// A thread turns N neighbouring pairs of one row in some heads, for which it finds their angles once.
 template <int N>
 AF_INLINE void rotate(const af_rotate_args &a) {
-	const uint32_t half = a.head / 2;
-	each<N>(a.x.rows, half, [&](uint32_t r, uint32_t j) {
+	const uint32_t half = a.head / 2, some = a.heads_each * a.head, groups = (a.x.cols + some - 1) / some;
+	each<N>(a.x.rows * groups, half, [&](uint32_t i, uint32_t j) {
+		const uint32_t r = i / groups, from = i % groups * some, to = min(a.x.cols, from + some);
 		float cosine[N], sine[N];
+		if (a.table) {
+			const uint64_t t = a.table + (r % a.n) * a.table_stride * 4;
+			load_vector(cosine, t, j, half);
+			load_vector(sine, t, half + j, a.head);
+		} else {
+			const float pos = (float)((const int32_t *)a.pos)[r];
 #pragma unroll
-		for (int i = 0; i < N; i++) {
-			if (a.table) {
-				const float *t = (const float *)a.table + (r % a.n) * a.table_stride;
-				cosine[i] = t[j + i], sine[i] = t[half + j + i];
-			} else {
-				sincosf((float)((const int32_t *)a.pos)[r] * ((const float *)a.freq)[j + i], &sine[i], &cosine[i]);
-			}
+			for (int k = 0; k < N; k++) sincosf(pos * ((const float *)a.freq)[j + k], &sine[k], &cosine[k]);
 		}
-		for (uint32_t h = 0; h < a.x.cols; h += a.head) {
+		for (uint32_t h = from; h < to; h += a.head) {
 			float lo[N], hi[N];
 			load(lo, a.x, r, h + j);
 			load(hi, a.x, r, h + half + j);
 #pragma unroll
-			for (int i = 0; i < N; i++) {
-				const float t = lo[i];
-				lo[i] = t * cosine[i] - hi[i] * sine[i];
-				hi[i] = hi[i] * cosine[i] + t * sine[i];
+			for (int k = 0; k < N; k++) {
+				const float t = lo[k];
+				lo[k] = t * cosine[k] - hi[k] * sine[k];
+				hi[k] = hi[k] * cosine[k] + t * sine[k];
 			}
 			store(a.x, r, h + j, lo);
 			store(a.x, r, h + half + j, hi);

@@ -30,7 +30,7 @@ type (
 		tableStride int64
 		pos, freq   devptr
 		n, head     uint32
-		wide, _     uint32
+		wide, each  uint32
 	}
 	lookupArgs struct {
 		dst   view
@@ -94,22 +94,31 @@ func (s *stream) swiglu(dst, gateUp view) {
 
 // norm is LayerNorm, or RMSNorm when bias is zero.
 func (s *stream) norm(dst, x view, weight, bias devptr, eps float32) {
-	a := normArgs{dst: dst, x: x, weight: weight, bias: bias, eps: eps, wide: allWide(dst, x)}
-	grid := dst.rows
-	if dst.cols <= 1024 {
-		grid = blocks(int(dst.rows), 8)
+	a := normArgs{dst: dst, x: x, weight: weight, bias: bias, eps: eps}
+	if (weight|bias)%16 == 0 {
+		a.wide = allWide(dst, x)
 	}
-	start(s, "norm", [3]uint32{min(grid, 1<<20), 1, 1}, threads256, 0, &a, 0)
+	name, grid := "norm", dst.rows
+	if dst.cols <= 1024 && a.wide != 0 {
+		name, grid = "norm_short", blocks(int(dst.rows), 8)
+	}
+	start(s, name, [3]uint32{min(grid, 1<<20), 1, 1}, threads256, 0, &a, 0)
 }
 
 // rotate turns x by a table of cosines and sines, or by positions and frequencies.
 func (s *stream) rotate(a rotateArgs) {
 	second := a.x // where the second half of a head starts
 	second.p += devptr(int64(a.head/2) * second.size())
-	if a.head%16 == 0 {
+	if a.head%16 == 0 && a.table%16 == 0 && a.tableStride%4 == 0 {
 		a.wide = allWide(a.x, second)
 	}
-	start(s, "rotate", over(a.x.rows, a.head/2, a.wide), threads256, 0, &a, 0)
+	// Angles from a table cost a few loads; those of positions, sines: then more heads share them.
+	a.each = 1
+	if a.table == 0 {
+		a.each = 4
+	}
+	groups := (a.x.cols/a.head + a.each - 1) / a.each
+	start(s, "rotate", over(a.x.rows*groups, a.head/2, a.wide), threads256, 0, &a, 0)
 }
 
 func (s *stream) lookup(dst view, table packed, ids []int32) {

@@ -38,8 +38,10 @@ typedef struct {
 	af_view dst, x;
 	uint64_t weight, bias; // bias 0: RMSNorm
 	float eps;
-	uint32_t wide;
+	uint32_t wide;        // and weight and bias start on 16 bytes
 } af_norm_args;
+
+typedef af_norm_args af_norm_short_args;
 
 typedef struct {
 	af_view x;
@@ -47,7 +49,7 @@ typedef struct {
 	int64_t table_stride;
 	uint64_t pos, freq; // when table is 0: int32 [rows], float32 [head/2]
 	uint32_t n, head;
-	uint32_t wide, zero;
+	uint32_t wide, heads_each; // wide: the table too; heads that a thread turns
 } af_rotate_args;
 
 typedef struct {

@@ -6,13 +6,13 @@
 
 enum { AF_F32, AF_BF16, AF_I8, AF_I4 }; // compute.DType
 
-// load reads columns c..c+N of row r as float32, zero from column end on (by default the view's last). N is 1 or 8; 8 wants 16-byte alignment.
-template <int N>
-AF_INLINE void load(float (&v)[N], const af_view &t, uint32_t r, uint32_t c, uint32_t end) {
+// load_as reads columns c..c+N of row r as float32, zero from column end on. N is 1 or 8; 8 wants 16-byte alignment.
+template <bool half, int N>
+AF_INLINE void load_as(float (&v)[N], const af_view &t, uint32_t r, uint32_t c, uint32_t end) {
 	const int64_t at = (int64_t)r * t.stride + c;
 	if constexpr (N == 8) {
 		if (c + 8 <= end) {
-			if (t.half) {
+			if constexpr (half) {
 				const uint4 u = *(const uint4 *)((const bf16 *)t.p + at);
 				const uint32_t w[4] = {u.x, u.y, u.z, u.w};
 #pragma unroll
@@ -30,12 +30,30 @@ AF_INLINE void load(float (&v)[N], const af_view &t, uint32_t r, uint32_t c, uin
 	}
 #pragma unroll
 	for (int i = 0; i < N; i++)
-		v[i] = c + i >= end ? 0.f : t.half ? __bfloat162float(((const bf16 *)t.p)[at + i]) : ((const float *)t.p)[at + i];
+		v[i] = c + i >= end ? 0.f : half ? __bfloat162float(((const bf16 *)t.p)[at + i]) : ((const float *)t.p)[at + i];
+}
+
+template <int N>
+AF_INLINE void load(float (&v)[N], const af_view &t, uint32_t r, uint32_t c, uint32_t end) {
+	if (t.half) load_as<true>(v, t, r, c, end);
+	else load_as<false>(v, t, r, c, end);
 }
 
 template <int N>
 AF_INLINE void load(float (&v)[N], const af_view &t, uint32_t r, uint32_t c) {
 	load(v, t, r, c, t.cols);
+}
+
+// load_row reads P pieces of a row, step columns apart, all of them on their way before the first is used.
+template <int N, int P>
+AF_INLINE void load_row(float (&v)[P][N], const af_view &t, uint32_t r, uint32_t c, uint32_t step) {
+	if (t.half) {
+#pragma unroll
+		for (int p = 0; p < P; p++) load_as<true>(v[p], t, r, c + p * step, t.cols);
+	} else {
+#pragma unroll
+		for (int p = 0; p < P; p++) load_as<false>(v[p], t, r, c + p * step, t.cols);
+	}
 }
 
 // store is load's counterpart; columns beyond the view are not written.
