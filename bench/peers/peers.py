@@ -87,7 +87,7 @@ def tried(out, name, fn):
 def ceilings(out):
     src = torch.randint(0, 255, (2 << 30,), dtype=torch.uint8, device=DEV)
     dst = torch.empty_like(src)
-    emit(out, "device copy", "2 GiB", 2 * src.numel() / median_seconds(lambda: dst.copy_(src)) / 1e12, "TB/s", "torch")
+    emit(out, "device copy", "2 GiB", 2 * src.numel() / median_seconds(lambda: dst.copy_(src)) / 1e9, "GB/s", "torch")
     n = 8192
     a, b = torch.randn(n, n, dtype=BF16, device=DEV), torch.randn(n, n, dtype=BF16, device=DEV)
     emit(out, "large matmul", f"{n}x{n}x{n}", 2 * n**3 / median_seconds(lambda: a @ b.T) / 1e12, "TFLOP/s", "torch")

@@ -26,12 +26,16 @@ const (
 type Checkpoint struct {
 	tensors map[string]tensor
 	unmap   []func() error
+	random  *Random // instead of tensors
 }
 
 // Open reads the checkpoint in fsys: model.safetensors, or the shards that model.safetensors.index.json lists. A file of the
 // operating system (os.DirFS) is mapped, any other (an embedded one) is read into memory. Such a file must not be truncated
-// while it is mapped.
+// while it is mapped. A Random gives every tensor that is asked for.
 func Open(fsys fs.FS) (_ *Checkpoint, err error) {
+	if r, ok := fsys.(Random); ok {
+		return &Checkpoint{random: &r}, nil
+	}
 	c := &Checkpoint{tensors: map[string]tensor{}}
 	defer func() {
 		if err != nil {
@@ -119,13 +123,16 @@ func contents(fsys fs.FS, file string) ([]byte, func() error, error) {
 }
 
 // Has reports whether the checkpoint has a tensor of that name.
-func (c *Checkpoint) Has(name string) bool { _, ok := c.tensors[name]; return ok }
+func (c *Checkpoint) Has(name string) bool { _, ok := c.tensors[name]; return ok || c.random != nil }
 
 // Names returns every tensor's name, sorted.
 func (c *Checkpoint) Names() []string { return slices.Sorted(maps.Keys(c.tensors)) }
 
 // Floats returns the named tensor as float32, row-major, or an error when it is missing, of another shape or not a float.
 func (c *Checkpoint) Floats(name string, shape ...int) ([]float32, error) {
+	if c.random != nil {
+		return c.random.floats(name, shape), nil
+	}
 	t, err := c.find(name, shape...)
 	if err != nil {
 		return nil, err
