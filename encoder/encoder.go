@@ -16,7 +16,11 @@ import (
 )
 
 // batch is the frames of one pass: enough rows to keep a device busy, few enough that a language model sharing it waits briefly.
-const batch = 4
+// wideBatch is that of a device which computes in bfloat16, and so has thousands of units to keep busy.
+const (
+	batch     = 4
+	wideBatch = 32
+)
 
 // Encoder is safe for concurrent use: frames that wait, of whichever callers, share passes in the order they came. It has device
 // memory, so it must be closed, before its device.
@@ -31,6 +35,7 @@ type Encoder struct {
 	arena   compute.Arena // nil once closed
 	t       tower
 	resize  *resizer       // for the size of the last frame
+	patcher bool           // the device makes patches itself; else they are made here, before its turn
 	staging compute.Matrix // patches of a batch, on the host
 }
 
@@ -67,14 +72,25 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err e
 		return nil, fmt.Errorf("encoder: %w", err)
 	}
 	defer func() { err = errors.Join(err, ck.Close()) }()
-	e := &Encoder{c: c, dev: dev, t: tower{c: c, batch: batch}, turn: make(chan struct{}, 1)}
+	e := &Encoder{c: c, dev: dev, t: tower{c: c, batch: batch, act: dev.Activations(as)}, turn: make(chan struct{}, 1)}
+	if e.t.act == compute.BF16 {
+		e.t.batch = wideBatch
+	}
 	l := weights.NewLoader(ck, dev)
 	e.t.load(l, ck, as)
 	if e.arena, err = l.Finish(context.Background()); err != nil {
 		return nil, fmt.Errorf("encoder: load: %w", err)
 	}
-	g, ps := c.patchGrid(), c.Vision.PatchSize
-	e.staging = compute.NewMatrix(batch*g.H*g.W, 3*ps*ps)
+	err = dev.Run(context.Background(), func(ops compute.Ops) {
+		_, e.patcher = ops.(compute.Patcher)
+		e.patcher = e.patcher && c.Merge == 1 // it knows only the plain order
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("encoder: load: %w", err), e.arena.Close())
+	}
+	if g, ps := c.patchGrid(), c.Vision.PatchSize; !e.patcher {
+		e.staging = compute.NewMatrix(e.t.batch*g.H*g.W, 3*ps*ps)
+	}
 	return e, nil
 }
 
@@ -177,20 +193,15 @@ func (e *Encoder) pass() {
 }
 
 func (e *Encoder) encode(shares []share, n int) error {
-	cells, per := e.t.cells(), e.staging.Rows/e.t.batch
-	at := 0
+	cells := e.t.cells()
+	frames := make([]ingest.Frame, 0, n)
 	for _, s := range shares {
-		for _, f := range s.r.frames[s.from:s.to] {
-			if e.resize == nil || e.resize.srcW != f.W || e.resize.srcH != f.H {
-				e.resize = newResizer(f.W, f.H, e.c.Vision.Image.W, e.c.Vision.Image.H)
-			}
-			e.resize.patches(rows(e.staging, at*per, (at+1)*per).Data, f, e.c)
-			at++
-		}
+		frames = append(frames, s.r.frames[s.from:s.to]...)
 	}
+	fill := e.patches(frames)
 	// No one caller's ctx: the pass is everybody's.
 	return e.dev.Run(context.Background(), func(ops compute.Ops) {
-		out := e.t.forward(ops, rows(e.staging, 0, n*per), n)
+		out := e.t.forward(ops, n, fill)
 		at := 0
 		for _, s := range shares {
 			k := s.to - s.from
@@ -198,6 +209,28 @@ func (e *Encoder) encode(shares []share, n int) error {
 			at += k
 		}
 	})
+}
+
+// patches prepares the patches of frames and returns what writes them to the device's rows.
+func (e *Encoder) patches(frames []ingest.Frame) func(compute.Ops, compute.Tensor) {
+	v := e.c.Vision
+	if e.patcher {
+		pics := make([]compute.Picture, len(frames))
+		for i, f := range frames {
+			pics[i] = compute.Picture{W: f.W, H: f.H, Pix: f.Pix}
+		}
+		args := compute.PatchArgs{W: v.Image.W, H: v.Image.H, Patch: v.PatchSize, Mean: e.c.Mean, Std: e.c.Std}
+		return func(ops compute.Ops, dst compute.Tensor) { ops.(compute.Patcher).Patches(dst, pics, args) }
+	}
+	per := e.staging.Rows / e.t.batch
+	for i, f := range frames {
+		if e.resize == nil || e.resize.srcW != f.W || e.resize.srcH != f.H {
+			e.resize = newResizer(f.W, f.H, v.Image.W, v.Image.H)
+		}
+		e.resize.patches(rows(e.staging, i*per, (i+1)*per).Data, f, e.c)
+	}
+	staged := rows(e.staging, 0, len(frames)*per)
+	return func(ops compute.Ops, dst compute.Tensor) { ops.Upload(dst, staged) }
 }
 
 // Close frees the device memory after the current pass. A second Close does nothing.

@@ -9,10 +9,12 @@ import (
 type tower struct {
 	c     *Config
 	batch int
-	patch compute.Weight // [hidden, 3*patch*patch]
+	act   compute.DType  // of all buffers
+	patch compute.Weight // [hidden, columns of patches]
 	// embed is what every frame's rows start from before the patches are added: position embeddings, with the class
 	// embedding in row 0 and the patch bias already added where the family has them.
 	embed          compute.Tensor
+	zeros          compute.Tensor // [batch, hidden]
 	turns          compute.Tensor // [patches, head size]: see Config.axes
 	preW, preB     compute.Tensor
 	layers         []layer
@@ -21,7 +23,7 @@ type tower struct {
 	proj1, proj2   compute.Weight
 	projB1         compute.Tensor
 	projB2         compute.Tensor
-	patches        compute.Tensor // [batch*patches, 3*patch*patch]
+	patches        compute.Tensor // [batch*patches, 3*patch*patch, and zeros up to a multiple of 8 where that is faster]
 	x, h, qkv, up  compute.Tensor // [batch*seq, hidden | hidden | 3*hidden | mlp]
 	pooled, mid    compute.Tensor // [batch*cells, hidden | dim]
 	out            compute.Tensor // [batch*cells, dim]
@@ -44,7 +46,7 @@ func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType
 			break
 		}
 	}
-	t.patch = l.Pack(t.patchKernel(l, p+at.patch+".weight"), as)
+	t.patch = l.Pack(t.widen(t.patchKernel(l, p+at.patch+".weight")), as)
 	t.loadEmbedding(l, p, at)
 
 	norm := func(w, b *compute.Tensor, name string) {
@@ -95,21 +97,24 @@ func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType
 	}
 
 	g, cells := t.c.patchGrid(), t.cells()
-	seq, patchLen := t.seq(), 3*v.PatchSize*v.PatchSize
-	l.Room(&t.patches, t.batch*g.H*g.W, patchLen)
-	l.Room(&t.x, t.batch*seq, v.Hidden)
-	l.Room(&t.h, t.batch*seq, v.Hidden)
-	l.Room(&t.qkv, t.batch*seq, 3*v.Hidden)
-	l.Room(&t.up, t.batch*seq, v.MLP)
-	l.Room(&t.pooled, t.batch*cells, v.Hidden)
+	seq := t.seq()
+	if f.class && t.act == compute.BF16 {
+		l.Room(&t.zeros, t.batch, v.Hidden, t.act)
+	}
+	l.Room(&t.patches, t.batch*g.H*g.W, t.patchColumns(), t.act)
+	l.Room(&t.x, t.batch*seq, v.Hidden, t.act)
+	l.Room(&t.h, t.batch*seq, v.Hidden, t.act)
+	l.Room(&t.qkv, t.batch*seq, 3*v.Hidden, t.act)
+	l.Room(&t.up, t.batch*seq, v.MLP, t.act)
+	l.Room(&t.pooled, t.batch*cells, v.Hidden, t.act)
 	if pr := t.c.Projector; pr != nil {
 		if at.projPrefix != "" {
 			p = at.projPrefix
 		}
 		t.proj1 = linear(&t.projB1, v.Hidden*t.c.Merge*t.c.Merge, pr.Inner, at.projector1)
 		t.proj2 = linear(&t.projB2, pr.Inner, pr.Dim, at.projector2)
-		l.Room(&t.mid, t.batch*cells, pr.Inner)
-		l.Room(&t.out, t.batch*cells, pr.Dim)
+		l.Room(&t.mid, t.batch*cells, pr.Inner, t.act)
+		l.Room(&t.out, t.batch*cells, pr.Dim, t.act)
 	}
 }
 
@@ -161,29 +166,35 @@ func (t *tower) seq() int {
 	return g.H * g.W
 }
 
-// forward encodes n frames of patches and returns their rows, [n*cells, dim], valid until the next call.
-func (t *tower) forward(ops compute.Ops, patches compute.Matrix, n int) compute.Tensor {
+// patchColumns is how long the rows of patches are: products in bfloat16 want rows that start on 16 bytes.
+func (t *tower) patchColumns() int {
+	n := 3 * t.c.Vision.PatchSize * t.c.Vision.PatchSize
+	if t.act == compute.BF16 {
+		n = (n + 7) / 8 * 8
+	}
+	return n
+}
+
+// widen pads the rows of a patch kernel with zeros to those of patches.
+func (t *tower) widen(m compute.Matrix) compute.Matrix {
+	if m.Data == nil || m.Cols == t.patchColumns() {
+		return m
+	}
+	wide := compute.NewMatrix(m.Rows, t.patchColumns())
+	for r := range m.Rows {
+		copy(wide.Row(r), m.Row(r))
+	}
+	return wide
+}
+
+// forward encodes n frames and returns their rows, [n*cells, dim], valid until the next call. fill writes the frames' patches,
+// [n*patches, 3*patch*patch].
+func (t *tower) forward(ops compute.Ops, n int, fill func(ops compute.Ops, dst compute.Tensor)) compute.Tensor {
 	v, g, seq := t.c.Vision, t.c.patchGrid(), t.seq()
 	np := g.H * g.W
-	in := t.patches.Slice(0, n*np)
 	x, h, qkv, up := t.x.Slice(0, n*seq), t.h.Slice(0, n*seq), t.qkv.Slice(0, n*seq), t.up.Slice(0, n*seq)
-	ops.Upload(in, patches)
-	for f := range n {
-		if !t.embed.None() {
-			ops.Copy(x.Slice(f*seq, (f+1)*seq), t.embed)
-		}
-	}
-	switch {
-	case t.embed.None():
-		ops.Linear(x, in, t.patch, compute.LinearArgs{})
-	case seq == np:
-		ops.Linear(x, in, t.patch, compute.LinearArgs{Residual: x})
-	default:
-		for f := range n {
-			rows := x.Slice(f*seq+1, (f+1)*seq)
-			ops.Linear(rows, in.Slice(f*np, (f+1)*np), t.patch, compute.LinearArgs{Residual: rows})
-		}
-	}
+	fill(ops, t.patches.Slice(0, n*np).Columns(0, 3*v.PatchSize*v.PatchSize))
+	t.embedPatches(ops, n)
 	if !t.preW.None() {
 		ops.LayerNorm(x, x, t.preW, t.preB, v.Eps)
 	}
@@ -210,9 +221,7 @@ func (t *tower) forward(ops compute.Ops, patches compute.Matrix, n int) compute.
 	rows := x
 	if seq != np { // the class row is not a place in the picture
 		rows = h.Slice(0, n*np)
-		for f := range n {
-			ops.Copy(rows.Slice(f*np, (f+1)*np), x.Slice(f*seq+1, (f+1)*seq))
-		}
+		ops.Copy(rows.Fold(np), x.Fold(seq).Columns(v.Hidden, seq*v.Hidden))
 	}
 	if t.c.Pool != (Size{1, 1}) {
 		pooled := t.pooled.Slice(0, n*t.cells())
@@ -230,4 +239,35 @@ func (t *tower) forward(ops compute.Ops, patches compute.Matrix, n int) compute.
 		rows = out
 	}
 	return rows
+}
+
+// embedPatches makes the first n frames' rows of x from their patches.
+func (t *tower) embedPatches(ops compute.Ops, n int) {
+	g, seq, hidden := t.c.patchGrid(), t.seq(), t.c.Vision.Hidden
+	np := g.H * g.W
+	in, x := t.patches.Slice(0, n*np), t.x.Slice(0, n*seq)
+	switch {
+	case t.embed.None():
+		ops.Linear(x, in, t.patch, compute.LinearArgs{})
+	case t.act == compute.BF16:
+		// One product for all frames, however their rows lie in x: many small ones would leave most of the device idle.
+		rows := x
+		if seq != np {
+			rows = t.h.Slice(0, n*np)
+		}
+		ops.Linear(rows, in, t.patch, compute.LinearArgs{})
+		if seq != np {
+			frames := x.Fold(seq) // a row a frame
+			ops.Copy(frames.Columns(hidden, seq*hidden), rows.Fold(np))
+			ops.Copy(frames.Columns(0, hidden), t.zeros.Slice(0, n))
+		}
+		ops.Add(x, t.embed)
+	default:
+		for f := range n {
+			rows := x.Slice(f*seq, (f+1)*seq)
+			ops.Copy(rows, t.embed)
+			rows = rows.Slice(seq-np, seq)
+			ops.Linear(rows, in.Slice(f*np, (f+1)*np), t.patch, compute.LinearArgs{Residual: rows})
+		}
+	}
 }

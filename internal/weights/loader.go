@@ -27,6 +27,7 @@ type placement struct {
 	rows int
 	cols int
 	data []float32 // nil: stays zero
+	as   compute.DType
 }
 
 // NewLoader returns a Loader from c to dev.
@@ -64,7 +65,8 @@ func (l *Loader) stack(parts []Part, shape func(Part) []int) []float32 {
 	data := make([]float32, n)
 	rest := data
 	for _, p := range parts {
-		t, n := l.c.tensors[p.Name], product(shape(p))
+		t, _ := l.c.find(p.Name, shape(p)...) // it was found just now
+		n := product(shape(p))
 		t.floats(rest[:n])
 		rest = rest[n:]
 	}
@@ -96,12 +98,12 @@ func (l *Loader) Vector(dst *compute.Tensor, parts ...Part) {
 
 // Put makes *dst, at Finish, a tensor that holds m.
 func (l *Loader) Put(dst *compute.Tensor, m compute.Matrix) {
-	l.want = append(l.want, placement{dst, m.Rows, m.Cols, m.Data})
+	l.want = append(l.want, placement{dst: dst, rows: m.Rows, cols: m.Cols, data: m.Data})
 }
 
-// Room makes *dst, at Finish, a zeroed tensor [rows, cols].
-func (l *Loader) Room(dst *compute.Tensor, rows, cols int) {
-	l.want = append(l.want, placement{dst: dst, rows: rows, cols: cols})
+// Room makes *dst, at Finish, a zeroed tensor [rows, cols] of a type.
+func (l *Loader) Room(dst *compute.Tensor, rows, cols int, as compute.DType) {
+	l.want = append(l.want, placement{dst: dst, rows: rows, cols: cols, as: as})
 }
 
 // Finish places everything asked for in one Arena, which the caller owns, or returns the first error of the whole load.
@@ -111,14 +113,14 @@ func (l *Loader) Finish(ctx context.Context) (compute.Arena, error) {
 	}
 	var bytes int64
 	for _, p := range l.want {
-		bytes += compute.AllocBytes(p.rows, p.cols)
+		bytes += compute.AllocBytesAs(p.rows, p.cols, p.as)
 	}
 	arena, err := l.dev.NewArena(bytes)
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range l.want {
-		if *p.dst, err = arena.Alloc(p.rows, p.cols); err != nil {
+		if *p.dst, err = arena.AllocAs(p.rows, p.cols, p.as); err != nil {
 			return nil, errors.Join(err, arena.Close())
 		}
 	}

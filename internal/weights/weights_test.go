@@ -175,7 +175,7 @@ func TestLoader(t *testing.T) {
 	w := l.Weight(compute.F32, 2, Part{"w", 2}, Part{"v", 1})
 	l.Vector(&bias, Part{"b", 2}, Part{"b", 2})
 	l.Put(&x, compute.Matrix{Rows: 1, Cols: 2, Data: []float32{1, 10}})
-	l.Room(&y, 1, 3)
+	l.Room(&y, 1, 3, compute.F32)
 	arena, err := l.Finish(context.Background())
 	require.NoError(t, err)
 	defer arena.Close()
