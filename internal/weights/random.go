@@ -24,24 +24,25 @@ func (r Random) Open(name string) (fs.File, error) {
 	return &configFile{bytes.NewReader(r.Config), int64(len(r.Config))}, nil
 }
 
-// floats are uniform, with a deviation that keeps the size of what is multiplied by them: ones and zeros would let a kernel look
-// better than it is. A vector is ones, as the scale of a norm should be.
-func (r Random) floats(name string, shape []int) []float32 {
-	dst := make([]float32, product(shape))
+// filler writes numbers that are uniform, with a deviation that keeps the size of what is multiplied by them: ones and zeros would let
+// a kernel look better than it is. A vector is ones, as the scale of a norm should be.
+func (r Random) filler(name string, shape []int) func(dst []float32) {
 	if len(shape) == 1 {
-		for i := range dst {
-			dst[i] = 1
+		return func(dst []float32) {
+			for i := range dst {
+				dst[i] = 1
+			}
 		}
-		return dst
 	}
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(name)) // never fails
 	rng := rand.New(rand.NewPCG(r.Seed, h.Sum64()))
 	width := float32(2 * math.Sqrt(3/float64(shape[len(shape)-1])))
-	for i := range dst {
-		dst[i] = (rng.Float32() - 0.5) * width
+	return func(dst []float32) {
+		for i := range dst {
+			dst[i] = (rng.Float32() - 0.5) * width
+		}
 	}
-	return dst
 }
 
 type configFile struct {

@@ -28,6 +28,8 @@ type tensor struct {
 	dtype string
 	shape []int
 	data  []byte
+
+	random func(dst []float32) // writes the elements, where there are no data
 }
 
 type header struct {
@@ -151,6 +153,10 @@ func (t tensor) usable() bool { return t.dtype == "F32" || t.dtype == "BF16" || 
 
 // floats writes the elements of a usable tensor to dst, which has exactly as many.
 func (t tensor) floats(dst []float32) {
+	if t.random != nil {
+		t.random(dst)
+		return
+	}
 	switch t.dtype {
 	case "F32":
 		for i := range dst {

@@ -130,9 +130,6 @@ func (c *Checkpoint) Names() []string { return slices.Sorted(maps.Keys(c.tensors
 
 // Floats returns the named tensor as float32, row-major, or an error when it is missing, of another shape or not a float.
 func (c *Checkpoint) Floats(name string, shape ...int) ([]float32, error) {
-	if c.random != nil {
-		return c.random.floats(name, shape), nil
-	}
 	t, err := c.find(name, shape...)
 	if err != nil {
 		return nil, err
@@ -144,6 +141,9 @@ func (c *Checkpoint) Floats(name string, shape ...int) ([]float32, error) {
 
 // find checks name and shape before anything is allocated: a shape the file holds is never larger than the file.
 func (c *Checkpoint) find(name string, shape ...int) (tensor, error) {
+	if c.random != nil {
+		return tensor{random: c.random.filler(name, shape)}, nil
+	}
 	t, ok := c.tensors[name]
 	if !ok {
 		return t, fmt.Errorf("weights: %s: missing", name)
