@@ -73,10 +73,7 @@ type place struct {
 // places are where models run, as the settings say: at least one. With "auto" in a program for GPUs on a machine without one that
 // works, that is the processor.
 func places(a *app, streams int) ([]place, error) {
-	if !cuda.Built && a.Device.mustUseGPU() {
-		return nil, fmt.Errorf("device %s: %w", a.Device, cuda.ErrNotBuilt)
-	}
-	if !cuda.Built || !a.Device.mayUseGPU() {
+	if !a.Device.mayUseGPU() || !cuda.Built && !a.Device.mustUseGPU() {
 		return []place{{}}, nil
 	}
 	count, err := cuda.Count()
