@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# All that only a machine with a GPU can tell: the tests with -tags cuda, NVIDIA's checkers of memory accesses and races, and the
+# benchmarks beside other programs.
+#
+#   internal/compute/cuda/device-test.sh              builds what is missing, or not up to date, where there is a CUDA toolkit and Go
+#   internal/compute/cuda/device-test.sh build DIR    only builds, into DIR: for a machine with a GPU that has neither
+#   internal/compute/cuda/device-test.sh run DIR      only runs what is in DIR
+#
+# PARTS names what is run (tests memcheck racecheck kernels encoder engine peers), OUT where full logs and rows go (out/device).
+set -uo pipefail
+
+cd "$(dirname "$0")/../../.."
+mode=${1:-all}
+dir=${2:-bin/device}
+out=${OUT:-out/device}
+parts=${PARTS:-tests memcheck racecheck peers kernels encoder engine}
+models=bench/peers/models
+decoders=${DECODERS:-qwen2-0.5b qwen2-1.5b qwen2-7b llama-7b phi-3-mini}
+towers=${TOWERS:-clip-vit-l-14-224 clip-vit-l-14-336 siglip-so400m-384}
+# The checkers slow kernels down a hundredfold, and take what some tests break on purpose for errors.
+checked=${CHECKED:-.}
+unchecked=${UNCHECKED:-'DeviceLost|NoMemory|LaunchErrors|LargeCopies|Quantised|RandomWeights'}
+
+say() { echo "device-test: $*" >&2; }
+
+# packages lists those with tests for GPUs.
+packages() {
+	git ls-files -co --exclude-standard -- '*_test.go' | xargs grep -l '^//go:build cuda' | xargs -n1 dirname | sort -u
+}
+
+build() {
+	. scripts/env.sh
+	[ -n "${NVCC:-}" ] || { say "no CUDA toolkit: make cuda fetches one"; return 1; }
+	make --no-print-directory -C internal/compute/cuda || return 1
+	mkdir -p "$1"
+	go build -tags cuda -o "$1/afterimage-cuda" ./cmd/afterimage || return 1
+	for p in $(packages); do
+		go test -tags cuda -c -o "$1/$(echo "$p" | tr / -).test" "./$p" || return 1
+	done
+	packages >"$1/packages"
+}
+
+table=
+# note WHAT RESULT adds a line to the table at the end.
+note() { table+=$(printf '%-44s %s' "$1" "$2")$'\n'; }
+
+# step NAME COMMAND... runs with all output in a log and notes how it ended.
+step() {
+	local name=$1 log=$out/$(echo "$1" | tr ' /' '--').log start=$SECONDS
+	shift
+	say "$name"
+	if "$@" >"$log" 2>&1; then note "$name" "ok, $((SECONDS - start)) s"; else
+		note "$name" "FAILED, see $log"
+		failed=1
+		tail -n 15 "$log" >&2
+	fi
+}
+
+# in_package PROGRAM PACKAGE FLAGS... runs a test program where `go test` would.
+in_package() {
+	local program package=$2
+	program=$(realpath "$1")
+	shift 2
+	(cd "$package" && exec ${CHECKER:-} "$program" "$@")
+}
+
+run() {
+	failed=0
+	mkdir -p "$out"
+	out=$(realpath "$out")
+	local bin=$1/afterimage-cuda p t
+	case " $parts " in *" tests "*)
+		while read -r p; do step "tests $p" in_package "$1/$(echo "$p" | tr / -).test" "$p" -test.timeout 10m; done <"$1/packages" ;;
+	esac
+	for t in memcheck racecheck; do
+		case " $parts " in *" $t "*)
+			if command -v compute-sanitizer >/dev/null; then
+				CHECKER="compute-sanitizer --tool $t --error-exitcode 1" \
+					step "$t" in_package "$1/internal-compute-cuda.test" internal/compute/cuda -test.run "$checked" -test.skip "$unchecked" -test.short -test.timeout 20m
+			else note "$t" "left out: there is no compute-sanitizer"; fi ;;
+		esac
+	done
+	local peers=()
+	case " $parts " in *" peers "*)
+		if python3 -c 'import torch' 2>/dev/null; then
+			step peers python3 bench/peers/peers.py --out "$out/peers.jsonl" --models "${decoders// /,}" --towers "${towers// /,}"
+		else note peers "left out: there is no torch"; fi ;;
+	esac
+	[ -s "$out/peers.jsonl" ] && peers=(--peers "$out/peers.jsonl")
+	local random=() more=()
+	for t in $decoders; do random+=(--random-weights "$models/$t.json"); done
+	for t in $towers; do more+=(--random-weights "$models/$t.json"); done
+	case " $parts " in *" kernels "*) step "bench kernels" "$bin" bench kernels --json "$out/kernels.jsonl" "${peers[@]}" ;; esac
+	case " $parts " in *" encoder "*) step "bench encoder" "$bin" bench encoder --json "$out/encoder.jsonl" "${peers[@]}" "${more[@]}" ;; esac
+	case " $parts " in *" engine "*)
+		step "bench engine" "$bin" bench engine --json "$out/engine.jsonl" "${peers[@]}" "${random[@]}"
+		step "bench engine, own model" "$bin" --model models/default bench engine ;;
+	esac
+	for t in kernels encoder engine; do [ -f "$out/bench-$t.log" ] && grep '^|' "$out/bench-$t.log"; done
+	printf '\n%s' "$table"
+	return $failed
+}
+
+case $mode in
+build) build "$dir" ;;
+run) run "$dir" ;;
+all)
+	. scripts/env.sh
+	if [ -n "${NVCC:-}" ] && command -v go >/dev/null; then build "$dir" || exit 1; fi
+	run "$dir"
+	;;
+*)
+	say "usage: device-test.sh [build DIR | run DIR]"
+	exit 2
+	;;
+esac
