@@ -3,9 +3,11 @@
 package cuda
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"unsafe"
 )
 
@@ -18,12 +20,21 @@ type prefillTensor struct {
 }
 
 type prefillArgs struct {
-	qMap, kMap, vMap         tensorMap
-	q, k, v, out             prefillTensor
-	lse, items, first, pages devptr
-	heads, kvHeads, headDim  int32
-	scaleLog2                float32
-	_                        [6]int64
+	qMap, kMap, vMap        tensorMap
+	q, k, v, out            prefillTensor
+	lse, parts              devptr
+	items, first, pages     devptr
+	heads, kvHeads, headDim int32
+	scaleLog2               float32
+	count                   int32
+	_                       [7]int32
+}
+
+type prefillMergeArgs struct {
+	out                prefillTensor
+	lse, parts, splits devptr
+	heads, headDim     int32
+	count, tileRows    int32
 }
 
 // prefillKernel is a kernel for heads of up to dim columns.
@@ -31,52 +42,80 @@ type prefillKernel struct {
 	name            string
 	dim             int
 	tile            prefillTile
-	chunk           int // columns that lie together in shared memory
+	chunk           int     // columns that lie together in shared memory
+	pageBox         int     // rows that one copy takes of a page
+	speed           float64 // of whole tiles, compared with other kernels for dim
 	threads, shared uint32
 }
 
-// Tile sizes are those that measured fastest; NOTES-prefill.md says what else was tried.
+// Tiles are those that measured fastest; NOTES-prefill.md says what else was tried. A second kernel for a size is there for rows that
+// leave much of the first one's last tiles empty.
 var hopperPrefills = []prefillKernel{
-	hopperPrefill("prefill_sm90_64", 64, 2, 128, 2),
-	hopperPrefill("prefill_sm90_80", 80, 2, 128, 2),
-	hopperPrefill("prefill_sm90_96", 96, 2, 128, 2),
-	hopperPrefill("prefill_sm90_128", 128, 2, 128, 2),
+	hopperPrefill("prefill_sm90_64", 64, 3, 128, 2, 1),
+	hopperPrefill("prefill_sm90_64_wide", 64, 2, 208, 2, 0.86),
+	hopperPrefill("prefill_sm90_80", 80, 3, 112, 2, 1),
+	hopperPrefill("prefill_sm90_96", 96, 3, 96, 2, 1),
+	hopperPrefill("prefill_sm90_128", 128, 2, 128, 2, 1),
 }
 
 // hopperPrefill is the host's side of the Prefill template.
-func hopperPrefill(name string, dim, groups, keys, stages int) prefillKernel {
-	k := prefillKernel{name: name, dim: dim, tile: prefillTile{64 * groups, keys}, chunk: 64, threads: uint32(128 * (groups + 1))}
+func hopperPrefill(name string, dim, groups, keys, stages int, speed float64) prefillKernel {
+	k := prefillKernel{
+		name: name, dim: dim, tile: prefillTile{64 * groups, keys}, chunk: 64, pageBox: pageRows, speed: speed, threads: uint32(128 * (groups + 1)),
+		shared: uint32(2*dim*(64*groups+2*stages*keys) + 8*(2*groups+4*stages)),
+	}
 	for dim%k.chunk != 0 {
 		k.chunk /= 2
 	}
-	k.shared = uint32(2*dim*(64*groups+2*stages*keys) + 8*(2*groups+4*stages))
+	for keys%k.pageBox != 0 {
+		k.pageBox /= 2
+	}
 	return k
 }
 
-// prefillFor is the kernel for heads of a size; nil when there is none.
-func (d *device) prefillFor(headDim int) *prefillKernel {
+// prefillsFor are the kernels for heads of a size, none where there are none.
+func (d *device) prefillsFor(headDim int) []prefillKernel {
 	if d.info.Major != 9 || headDim%8 != 0 {
 		return nil
 	}
-	for i := range hopperPrefills {
-		if k := &hopperPrefills[i]; headDim <= k.dim {
-			return k
-		}
+	fits := func(k prefillKernel) bool { return headDim <= k.dim }
+	from := slices.IndexFunc(hopperPrefills, fits)
+	if from < 0 {
+		return nil
 	}
-	return nil
+	same := hopperPrefills[from:]
+	if to := slices.IndexFunc(same, func(k prefillKernel) bool { return k.dim != same[0].dim }); to >= 0 {
+		same = same[:to]
+	}
+	return same
+}
+
+// fastestPrefill is the kernel that should be done with these segments first.
+func fastestPrefill(kernels []prefillKernel, segs []prefillSegment) prefillKernel {
+	time := func(k prefillKernel) float64 {
+		work := 0
+		for _, g := range segs {
+			blocks, tiles := (g.rows+k.tile.rows-1)/k.tile.rows, (g.keys+k.tile.keys-1)/k.tile.keys
+			work += blocks * k.tile.rows * (tiles + prefillStart) * k.tile.keys
+		}
+		return float64(work) / k.speed
+	}
+	return slices.MinFunc(kernels, func(a, b prefillKernel) int { return cmp.Compare(time(a), time(b)) })
 }
 
 // prefillPlan is planned attention. Its device memory grows as needed and is freed by close.
 type prefillPlan struct {
-	d                   *device
-	shape               prefillShape
-	kernel              *prefillKernel
-	blocks              uint32
-	rows                int // query rows
-	paged               bool
-	captured            bool // in use by a graph
-	buf                 block
-	items, first, pages devptr
+	d             *device
+	shape         prefillShape
+	kernels       []prefillKernel // for such heads
+	kernel        prefillKernel   // the one planned for
+	blocks        uint32
+	rows          int // query rows
+	paged         bool
+	captured      bool // in use by a graph
+	buf           block
+	count, splits int // of parts, and of what they are parts of
+	at            struct{ items, first, splits, pages, parts devptr }
 }
 
 var errNoPrefill = errors.New("no kernel for attention of many rows")
@@ -86,11 +125,11 @@ func (d *device) newPrefillPlan(c prefillShape) (*prefillPlan, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	k := d.prefillFor(c.headDim)
-	if k == nil {
+	kernels := d.prefillsFor(c.headDim)
+	if len(kernels) == 0 {
 		return nil, fmt.Errorf("cuda: %w with heads of %d", errNoPrefill, c.headDim)
 	}
-	return &prefillPlan{d: d, shape: c, kernel: k}, nil
+	return &prefillPlan{d: d, shape: c, kernels: kernels}, nil
 }
 
 // close frees what is on the device, after all that is in the stream. None is nothing.
@@ -104,21 +143,23 @@ func (p *prefillPlan) close() {
 // set plans for these segments and puts the plan on the device, after what is in the stream. pages, when not nil, is the table that
 // the segments' rows count in.
 func (p *prefillPlan) set(s *stream, segs []prefillSegment, pages []int32) error {
-	items, first, err := dealPrefill(p.shape, p.kernel.tile, p.d.info.SMs, segs)
+	if s.capturing {
+		return errors.New("cuda: attention is planned within a capture")
+	}
+	p.kernel = fastestPrefill(p.kernels, segs)
+	w, err := dealPrefill(p.shape, p.kernel.tile, p.d.info.SMs, segs)
 	if err != nil {
 		return err
 	}
-	p.rows, p.blocks, p.paged = 0, uint32(len(first)-1), pages != nil
+	p.rows, p.blocks, p.paged = 0, uint32(len(w.first)-1), pages != nil
+	p.count, p.splits = w.parts, len(w.splits)
 	for _, g := range segs {
 		p.rows += g.rows
 	}
-	if len(items) == 0 {
-		return nil
-	}
-	of := unsafe.Slice((*byte)(unsafe.Pointer(&items[0])), len(items)*int(unsafe.Sizeof(items[0])))
-	need := int64(len(of) + 4*len(first) + 4*len(pages))
-	if s.capturing {
-		return errors.New("cuda: attention is planned within a capture")
+	tables := [][]byte{memoryOf(w.items), memoryOf(w.first), memoryOf(w.splits), memoryOf(pages)}
+	need := int64(4 * w.parts * p.kernel.tile.rows * (p.shape.headDim + 1))
+	for _, t := range tables {
+		need += int64(len(t)+15) &^ 15
 	}
 	if need > p.buf.bytes {
 		p.close()
@@ -129,13 +170,23 @@ func (p *prefillPlan) set(s *stream, segs []prefillSegment, pages []int32) error
 		}
 		p.buf = block{buf, room}
 	}
-	p.items = p.buf.p
-	p.first = p.items + devptr(len(of))
-	p.pages = p.first + devptr(4*len(first))
-	s.upload(p.items, of)
-	s.upload(p.first, bytesOf(first))
-	s.upload(p.pages, bytesOf(pages))
+	to := p.buf.p
+	for i, at := range []*devptr{&p.at.items, &p.at.first, &p.at.splits, &p.at.pages, &p.at.parts} {
+		*at = to
+		if i < len(tables) {
+			s.upload(to, tables[i])
+			to += devptr(len(tables[i])+15) &^ 15
+		}
+	}
 	return s.err
+}
+
+// memoryOf is the memory of a slice of int32 or of structs of them.
+func memoryOf[T any](v []T) []byte {
+	if len(v) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), len(v)*int(unsafe.Sizeof(v[0])))
 }
 
 // prefillCall is one call's operands, bf16. Of k and v there are kvSegs segments (or pages) of kvRows rows each.
@@ -153,11 +204,11 @@ func (p *prefillPlan) run(s *stream, c prefillCall) {
 	}
 	h := p.shape
 	a := prefillArgs{
-		q: c.q, k: c.k, v: c.v, out: c.out, lse: c.lse, items: p.items, first: p.first,
-		heads: int32(h.heads), kvHeads: int32(h.kvHeads), headDim: int32(h.headDim),
+		q: c.q, k: c.k, v: c.v, out: c.out, lse: c.lse, parts: p.at.parts, items: p.at.items, first: p.at.first,
+		heads: int32(h.heads), kvHeads: int32(h.kvHeads), headDim: int32(h.headDim), count: int32(p.count),
 	}
 	if p.paged {
-		a.pages = p.pages
+		a.pages = p.at.pages
 	}
 	if c.scale == 0 {
 		c.scale = 1 / math.Sqrt(float64(h.headDim))
@@ -165,7 +216,7 @@ func (p *prefillPlan) run(s *stream, c prefillCall) {
 	a.scaleLog2 = float32(c.scale * math.Log2E)
 	keyBox := p.kernel.tile.keys
 	if p.paged {
-		keyBox = pageRows
+		keyBox = p.kernel.pageBox
 	}
 	var err error
 	if a.qMap, err = p.tensorMap(c.q, p.rows, h.heads, 1, 64); !s.fail(err) {
@@ -178,12 +229,23 @@ func (p *prefillPlan) run(s *stream, c prefillCall) {
 		return
 	}
 	start(s, p.kernel.name, [3]uint32{p.blocks, 1, 1}, [3]uint32{p.kernel.threads, 1, 1}, p.kernel.shared, &a, 0)
+	if p.splits > 0 {
+		m := prefillMergeArgs{
+			out: c.out, lse: c.lse, parts: p.at.parts, splits: p.at.splits, heads: int32(h.heads), headDim: int32(h.headDim),
+			count: int32(p.count), tileRows: int32(p.kernel.tile.rows),
+		}
+		start(s, "prefill_merge", [3]uint32{uint32(p.splits), blocks(p.kernel.tile.rows, 8), 1}, [3]uint32{256, 1, 1}, 0, &m, 0)
+	}
 }
 
 // tensorMap shows TMA the columns of a head, which read as zero beyond its size, rows, heads and segments; a copy moves a chunk of
 // columns of boxRows rows.
 func (p *prefillPlan) tensorMap(t prefillTensor, rows, heads, segs, boxRows int) (tensorMap, error) {
+	seg := t.seg
+	if segs == 1 {
+		seg = t.row // any will do, but none is no stride
+	}
 	swizzle := map[int]int{64: swizzle128, 32: swizzle64, 16: swizzle32}[p.kernel.chunk]
 	return p.d.tensorMap(mapBF16, t.p, []uint64{uint64(p.shape.headDim), uint64(rows), uint64(heads), uint64(segs)},
-		[]uint64{uint64(2 * t.row), uint64(2 * t.head), uint64(2 * t.seg)}, []uint32{uint32(p.kernel.chunk), uint32(boxRows), 1, 1}, swizzle)
+		[]uint64{uint64(2 * t.row), uint64(2 * t.head), uint64(2 * seg)}, []uint32{uint32(p.kernel.chunk), uint32(boxRows), 1, 1}, swizzle)
 }

@@ -3,6 +3,8 @@
 package cuda
 
 import (
+	"fmt"
+
 	"afterimage/internal/compute"
 )
 
@@ -10,27 +12,33 @@ import (
 func (d *device) prefillBenchmarks() []compute.Benchmark {
 	var out []compute.Benchmark
 	for _, c := range []struct {
-		heads, kvHeads, headDim, batch, n int
-		causal                            bool
+		heads, kvHeads, headDim, batch, n, past int
+		causal                                  bool
 	}{
-		{28, 4, 128, 1, 1024, true}, {28, 4, 128, 1, 4096, true}, {28, 4, 128, 1, 16384, true}, // Qwen2-7B
-		{32, 32, 128, 1, 4096, true}, {32, 32, 128, 1, 16384, true}, // Llama-7B
-		{32, 32, 96, 1, 4096, true}, {32, 32, 96, 1, 16384, true}, // Phi-3-mini
-		{14, 2, 64, 1, 4096, true},                                  // Qwen2-0.5B
-		{16, 16, 80, 1, 4096, false}, {16, 16, 80, 1, 16384, false}, // Qwen2-VL's vision tower
-		{16, 16, 64, 16, 577, false}, {16, 16, 64, 32, 257, false}, // CLIP ViT-L/14 at 336 and 224
-		{16, 16, 72, 16, 729, false}, // SigLIP-so400m
-		{16, 16, 64, 8, 1025, false}, // InternViT-300M
+		{28, 4, 128, 1, 1024, 0, true}, {28, 4, 128, 1, 4096, 0, true}, {28, 4, 128, 1, 16384, 0, true}, // Qwen2-7B
+		{28, 4, 128, 1, 512, 11264, true}, {28, 4, 128, 1, 40, 11500, true}, // a chunk, and a question, after a long memory
+		{32, 32, 128, 1, 4096, 0, true}, {32, 32, 128, 1, 16384, 0, true}, // Llama-7B
+		{32, 32, 96, 1, 4096, 0, true}, {32, 32, 96, 1, 16384, 0, true}, // Phi-3-mini
+		{14, 2, 64, 1, 4096, 0, true},                                     // Qwen2-0.5B
+		{16, 16, 80, 1, 4096, 0, false}, {16, 16, 80, 1, 16384, 0, false}, // Qwen2-VL's vision tower
+		{16, 16, 64, 16, 577, 0, false}, {16, 16, 64, 32, 257, 0, false}, // CLIP ViT-L/14 at 336 and 224
+		{16, 16, 72, 16, 729, 0, false}, // SigLIP-so400m
+		{16, 16, 64, 8, 1025, 0, false}, // InternViT-300M
 	} {
 		shape := prefillShape{heads: c.heads, kvHeads: c.kvHeads, headDim: c.headDim, causal: c.causal}
-		if d.prefillFor(c.headDim) == nil {
+		if len(d.prefillsFor(c.headDim)) == 0 {
 			continue
 		}
 		b := compute.Benchmark{
 			What: compute.BenchPrefill, Shape: compute.PrefillShape(c.heads, c.kvHeads, c.headDim, c.batch, c.n, c.causal),
 			FLOPs: compute.PrefillFLOPs(c.heads, c.headDim, c.batch, c.n, c.causal),
 		}
-		rows, q, kv := c.batch*c.n, c.heads*c.headDim, c.kvHeads*c.headDim
+		if c.past > 0 {
+			b.Shape += fmt.Sprintf(" after %d", c.past)
+			b.FLOPs += 4 * float64(c.heads) * float64(c.headDim) * float64(c.batch) * float64(c.n) * float64(c.past)
+		}
+		keys := c.past + c.n
+		rows, q, kv := c.batch*keys, c.heads*c.headDim, c.kvHeads*c.headDim
 		sets := d.rotations(float64(2 * rows * (2*q + 2*kv)))
 		reps := min(64, max(3, int(5e12/b.FLOPs)))
 		out = append(out, d.benchmark(b, reps, func(s *stream) (func(*stream, int), error) {
@@ -40,7 +48,7 @@ func (d *device) prefillBenchmarks() []compute.Benchmark {
 			}
 			segs := make([]prefillSegment, c.batch)
 			for i := range segs {
-				segs[i] = prefillSegment{rows: c.n, keys: c.n, seg: i}
+				segs[i] = prefillSegment{rows: c.n, past: c.past, keys: keys, seg: i}
 			}
 			if err := p.set(s, segs, nil); err != nil {
 				return nil, err
@@ -58,10 +66,10 @@ func (d *device) prefillBenchmarks() []compute.Benchmark {
 				// q, k and v side by side, as the product before leaves them.
 				row := int64(q + 2*kv)
 				at := func(col int) prefillTensor {
-					return prefillTensor{p: from + devptr(2*col), row: row, head: int64(c.headDim), seg: row * int64(c.n)}
+					return prefillTensor{p: from + devptr(2*col), row: row, head: int64(c.headDim), seg: row * int64(keys)}
 				}
-				out := prefillTensor{p: to, row: int64(q), head: int64(c.headDim), seg: int64(q * c.n)}
-				calls[i] = prefillCall{q: at(0), k: at(q), v: at(q + kv), out: out, kvRows: c.n, kvSegs: c.batch}
+				out := prefillTensor{p: to, row: int64(q), head: int64(c.headDim), seg: int64(q * keys)}
+				calls[i] = prefillCall{q: at(0), k: at(q), v: at(q + kv), out: out, kvRows: keys, kvSegs: c.batch}
 			}
 			return func(s *stream, i int) { p.run(s, calls[i%sets]) }, nil
 		}))

@@ -30,7 +30,7 @@ func (v view) heads(dim, segment int) prefillTensor {
 
 // attentionTiled is Ops.Attention on the tensor cores. It does nothing and says so where there is no kernel for it.
 func (s *stream) attentionTiled(dst, q, k, v view, c compute.AttentionArgs) bool {
-	if s.d.prefillFor(c.HeadDim) == nil || !tensorAligned(dst) || !tensorAligned(q) || !tensorAligned(k) || !tensorAligned(v) {
+	if len(s.d.prefillsFor(c.HeadDim)) == 0 || !tensorAligned(dst) || !tensorAligned(q) || !tensorAligned(k) || !tensorAligned(v) {
 		return false
 	}
 	shape := prefillShape{heads: c.Heads, kvHeads: c.KVHeads, headDim: c.HeadDim, causal: c.Causal}

@@ -25,13 +25,28 @@ type prefillSegment struct {
 	seg  int
 }
 
-// prefillItem mirrors prefill.h.
+// prefillItem and prefillSplit mirror prefill.h.
 type prefillItem struct {
 	qRow, rows   int32
 	head, kvHead int32
 	kvRow, kvSeg int32
-	keys         int32
+	from, keys   int32
 	diagonal     int32
+	part         int32
+}
+
+type prefillSplit struct {
+	qRow, rows, head int32
+	part, parts      int32
+}
+
+// prefillWork is what thread blocks do: items[first[b]:first[b+1]] is for block b. The keys of some rows may be split over several
+// items, each of which leaves a part to be merged.
+type prefillWork struct {
+	items  []prefillItem
+	first  []int32
+	splits []prefillSplit
+	parts  int
 }
 
 // prefillTile is the query rows and keys that a kernel takes at a time.
@@ -39,6 +54,8 @@ type prefillTile struct{ rows, keys int }
 
 const (
 	prefillStart  = 1        // what starting and ending an item costs, in tiles of keys
+	prefillMerge  = 6        // and what merging costs
+	prefillPiece  = 2        // the fewest tiles that an item is cut to
 	prefillCached = 16 << 20 // bytes of K/V that are worked on at a time, so that they stay in the L2 cache
 	prefillFull   = 1 << 30  // diagonal of rows that see all keys
 )
@@ -50,25 +67,46 @@ func (c prefillShape) check() error {
 	return nil
 }
 
-// dealPrefill cuts segments into items and deals them to thread blocks: those of block b are items[first[b]:first[b+1]].
-// There are as many blocks as given, or fewer when there is less work. Each item goes to the block that will be free first, and
-// among items whose keys and values share the cache the longest go first.
-func dealPrefill(c prefillShape, tile prefillTile, blocks int, segs []prefillSegment) (items []prefillItem, first []int32, err error) {
-	if err := c.check(); err != nil {
-		return nil, nil, err
+// tiles is how many tiles of keys an item takes.
+func (t prefillTile) tiles(it prefillItem) int { return (int(it.keys-it.from) + t.keys - 1) / t.keys }
+
+// cost is an item's time in those of tiles.
+func (t prefillTile) cost(it prefillItem) int { return t.tiles(it) + prefillStart }
+
+// dealPrefill cuts segments into items and deals them to thread blocks, as many as given or fewer when there is less work.
+func dealPrefill(c prefillShape, tile prefillTile, blocks int, segs []prefillSegment) (prefillWork, error) {
+	all, err := prefillItems(c, tile, segs)
+	if err != nil || len(all) == 0 {
+		return prefillWork{first: []int32{0}}, err
 	}
-	cost := func(it prefillItem) int { return (int(it.keys)+tile.keys-1)/tile.keys + prefillStart }
-	var all []prefillItem
+	work, longest := dealWhole(tile, min(blocks, len(all)), all)
+	sum := 0
+	for _, it := range all {
+		sum += tile.cost(it)
+	}
+	// Whole items leave some blocks idle: cutting them costs the parts' way through memory and a launch more.
+	if tiles := sum/blocks + prefillStart; longest > tiles+tiles/32+prefillMerge {
+		return dealCut(tile, blocks, all), nil
+	}
+	return work, nil
+}
+
+// prefillItems is an item for every block of rows of every head. Among those whose keys and values share the cache the longest come
+// first.
+func prefillItems(c prefillShape, tile prefillTile, segs []prefillSegment) (all []prefillItem, err error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
 	held, start, qRow := 0, 0, 0
 	longestFirst := func() {
 		slices.SortStableFunc(all[start:], func(a, b prefillItem) int { return cmp.Compare(b.keys, a.keys) })
 		held, start = 0, len(all)
 	}
+	share := c.heads / c.kvHeads
 	for i, g := range segs {
 		if g.rows < 0 || g.keys < 1 || g.past < 0 {
-			return nil, nil, fmt.Errorf("cuda: attention: segment %d of %d rows after %d, %d keys", i, g.rows, g.past, g.keys)
+			return nil, fmt.Errorf("cuda: attention: segment %d of %d rows after %d, %d keys", i, g.rows, g.past, g.keys)
 		}
-		share := c.heads / c.kvHeads
 		for kvHead := range c.kvHeads {
 			bytes := 4 * g.keys * c.headDim
 			if held > 0 && held+bytes > prefillCached {
@@ -79,7 +117,7 @@ func dealPrefill(c prefillShape, tile prefillTile, blocks int, segs []prefillSeg
 				n := min(tile.rows, g.rows-r)
 				it := prefillItem{
 					qRow: int32(qRow + r), rows: int32(n), kvHead: int32(kvHead), kvRow: int32(g.row), kvSeg: int32(g.seg),
-					keys: int32(g.keys), diagonal: prefillFull,
+					keys: int32(g.keys), diagonal: prefillFull, part: -1,
 				}
 				if c.causal {
 					it.keys, it.diagonal = int32(min(g.keys, g.past+r+n)), int32(g.past+r)
@@ -93,10 +131,12 @@ func dealPrefill(c prefillShape, tile prefillTile, blocks int, segs []prefillSeg
 		qRow += g.rows
 	}
 	longestFirst()
+	return all, nil
+}
 
-	blocks = min(blocks, len(all))
-	mine := make([][]prefillItem, blocks)
-	load := make([]int, blocks)
+// dealWhole gives each item to the block that will be free first, and says how long the longest takes.
+func dealWhole(tile prefillTile, blocks int, all []prefillItem) (w prefillWork, longest int) {
+	mine, load := make([][]prefillItem, blocks), make([]int, blocks)
 	for _, it := range all {
 		b := 0
 		for i, l := range load {
@@ -105,14 +145,58 @@ func dealPrefill(c prefillShape, tile prefillTile, blocks int, segs []prefillSeg
 			}
 		}
 		mine[b] = append(mine[b], it)
-		load[b] += cost(it)
+		load[b] += tile.cost(it)
 	}
-	first = make([]int32, 1, blocks+1)
+	w.first = []int32{0}
 	for _, m := range mine {
-		items = append(items, m...)
-		first = append(first, int32(len(items)))
+		w.items = append(w.items, m...)
+		w.first = append(w.first, int32(len(w.items)))
 	}
-	return items, first, nil
+	return w, slices.Max(load)
+}
+
+// dealCut fills block after block with equally many tiles, cutting items where a block is full.
+func dealCut(tile prefillTile, blocks int, all []prefillItem) (w prefillWork) {
+	tiles := 0
+	for _, it := range all {
+		tiles += tile.tiles(it)
+	}
+	w.first = []int32{0}
+	done, room := 0, 0
+	for _, it := range all {
+		split := prefillSplit{qRow: it.qRow, rows: it.rows, head: it.head, part: int32(w.parts)}
+		end, at := it.keys, len(w.items)
+		for left := tile.tiles(it); left > 0; {
+			if room == 0 {
+				if done > 0 {
+					w.first = append(w.first, int32(len(w.items)))
+				}
+				b := len(w.first) - 1
+				room = max((b+1)*tiles/blocks-done, 1)
+			}
+			n := min(left, room)
+			if left-n < prefillPiece {
+				n = left // no crumbs
+			}
+			it.keys = min(end, it.from+int32(n*tile.keys))
+			w.items = append(w.items, it)
+			it.from = it.keys
+			left, done, room = left-n, done+n, max(room-n, 0)
+			if room < prefillPiece {
+				room = 0
+			}
+		}
+		if pieces := w.items[at:]; len(pieces) > 1 {
+			for i := range pieces {
+				pieces[i].part = int32(w.parts)
+				w.parts++
+			}
+			split.parts = int32(len(pieces))
+			w.splits = append(w.splits, split)
+		}
+	}
+	w.first = append(w.first, int32(len(w.items)))
+	return w
 }
 
 // pagedPrefill makes segments of a decoder's pass, and one table of their pages.

@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -10,29 +11,35 @@ import (
 	"afterimage/internal/compute"
 )
 
-// Every query row of every head is in one item, which names the keys that it sees.
+// Every key that a query row sees is in one item of the row and head, and the items of each block take about as long.
 func TestDealPrefill(t *testing.T) {
 	for _, c := range []struct {
 		shape prefillShape
 		tile  prefillTile
 		segs  []prefillSegment
+		cut   bool
 	}{
-		{prefillShape{4, 4, 64, false}, prefillTile{128, 128}, []prefillSegment{{rows: 577, keys: 577}, {rows: 577, keys: 577, seg: 1}}},
-		{prefillShape{14, 2, 64, true}, prefillTile{192, 128}, []prefillSegment{{rows: 1, past: 700, keys: 701, row: 3}, {rows: 0, keys: 1}, {rows: 333, keys: 333}}},
-		{prefillShape{28, 4, 128, true}, prefillTile{128, 176}, []prefillSegment{{rows: 4096, keys: 4096}}},
-		{prefillShape{2, 1, 8, false}, prefillTile{128, 128}, []prefillSegment{{rows: 1, keys: 1}}},
+		{prefillShape{4, 4, 64, false}, prefillTile{128, 128}, []prefillSegment{{rows: 577, keys: 577}, {rows: 577, keys: 577, seg: 1}}, false},
+		{prefillShape{14, 2, 64, true}, prefillTile{192, 128}, []prefillSegment{{rows: 1, past: 700, keys: 701, row: 3}, {rows: 0, keys: 1}, {rows: 333, keys: 333}}, false},
+		{prefillShape{28, 4, 128, true}, prefillTile{128, 176}, []prefillSegment{{rows: 4096, keys: 4096}}, false},
+		{prefillShape{2, 1, 8, false}, prefillTile{128, 128}, []prefillSegment{{rows: 1, keys: 1}}, false},
+		{prefillShape{28, 4, 128, true}, prefillTile{128, 128}, []prefillSegment{{rows: 40, past: 11500, keys: 11540}}, true},
+		{prefillShape{28, 4, 128, true}, prefillTile{128, 128}, []prefillSegment{{rows: 512, past: 11264, keys: 11776}}, true},
+		{prefillShape{2, 2, 96, true}, prefillTile{192, 96}, []prefillSegment{{rows: 700, past: 3000, keys: 3700}, {rows: 3, past: 90000, keys: 90003}}, true},
 	} {
 		const blocks = 132
-		items, first, err := dealPrefill(c.shape, c.tile, blocks, c.segs)
+		w, err := dealPrefill(c.shape, c.tile, blocks, c.segs)
 		require.NoError(t, err)
-		require.LessOrEqual(t, len(first), blocks+1)
-		assert.Equal(t, len(items), int(first[len(first)-1]))
+		require.LessOrEqual(t, len(w.first), blocks+1)
+		assert.Equal(t, len(w.items), int(w.first[len(w.first)-1]))
+		assert.Equal(t, c.cut, len(w.splits) > 0)
 		rows := 0
 		for _, g := range c.segs {
 			rows += g.rows
 		}
 		seen := make([]int, rows*c.shape.heads)
-		for _, it := range items {
+		parts := make([]int, w.parts)
+		for _, it := range w.items {
 			g, row := 0, int(it.qRow)
 			for ; row >= c.segs[g].rows; g++ {
 				row -= c.segs[g].rows
@@ -41,32 +48,53 @@ func TestDealPrefill(t *testing.T) {
 			assert.Equal(t, int(it.head)/(c.shape.heads/c.shape.kvHeads), int(it.kvHead))
 			assert.Equal(t, [2]int{s.row, s.seg}, [2]int{int(it.kvRow), int(it.kvSeg)})
 			assert.LessOrEqual(t, int(it.rows), c.tile.rows)
+			assert.Zero(t, int(it.from)%c.tile.keys)
+			assert.Less(t, it.from, it.keys)
 			for r := range int(it.rows) {
-				sees := min(int(it.keys), int(it.diagonal)+r+1)
-				want := s.keys
-				if c.shape.causal {
-					want = min(s.keys, s.past+row+r+1)
-				}
-				assert.Equal(t, want, sees)
-				seen[(int(it.qRow)+r)*c.shape.heads+int(it.head)]++
+				seen[(int(it.qRow)+r)*c.shape.heads+int(it.head)] += max(min(int(it.keys), int(it.diagonal)+r+1)-int(it.from), 0)
+			}
+			if it.part >= 0 {
+				parts[it.part]++
 			}
 		}
-		for i, n := range seen {
-			require.Equal(t, 1, n, "row %d, head %d", i/c.shape.heads, i%c.shape.heads)
+		first := 0
+		for _, g := range c.segs {
+			for r := range g.rows {
+				want := g.keys
+				if c.shape.causal {
+					want = min(g.keys, g.past+r+1)
+				}
+				for h := range c.shape.heads {
+					require.Equal(t, want, seen[(first+r)*c.shape.heads+h], "row %d, head %d", first+r, h)
+				}
+			}
+			first += g.rows
 		}
-		most, sum := 0, 0
-		for b := range len(first) - 1 {
+		merged := 0
+		for _, x := range w.splits {
+			merged += int(x.parts)
+			for i := x.part; i < x.part+x.parts; i++ {
+				at := slices.IndexFunc(w.items, func(it prefillItem) bool { return it.part == i })
+				assert.Equal(t, [3]int32{x.qRow, x.rows, x.head}, [3]int32{w.items[at].qRow, w.items[at].rows, w.items[at].head})
+			}
+		}
+		assert.Equal(t, len(parts), merged)
+		for _, n := range parts {
+			assert.Equal(t, 1, n)
+		}
+		most, sum, longest := 0, 0, 0
+		for b := range len(w.first) - 1 {
 			load := 0
-			for _, it := range items[first[b]:first[b+1]] {
-				load += (int(it.keys)+c.tile.keys-1)/c.tile.keys + prefillStart
+			for _, it := range w.items[w.first[b]:w.first[b+1]] {
+				load += c.tile.cost(it)
+				longest = max(longest, c.tile.cost(it))
 			}
 			most, sum = max(most, load), sum+load
 		}
-		longest := 0
-		for _, it := range items {
-			longest = max(longest, (int(it.keys)+c.tile.keys-1)/c.tile.keys+prefillStart)
+		if c.cut {
+			longest = 4 + prefillPiece
 		}
-		assert.LessOrEqual(t, most, sum/(len(first)-1)+longest)
+		assert.LessOrEqual(t, most, sum/blocks+longest)
 	}
 }
 
@@ -82,7 +110,7 @@ func TestDealPrefillRefuses(t *testing.T) {
 		{good, prefillSegment{rows: -1, keys: 1}},
 		{good, prefillSegment{rows: 1, past: -1, keys: 1}},
 	} {
-		_, _, err := dealPrefill(c.shape, prefillTile{128, 128}, 132, []prefillSegment{c.seg})
+		_, err := dealPrefill(c.shape, prefillTile{128, 128}, 132, []prefillSegment{c.seg})
 		assert.Error(t, err, fmt.Sprint(i))
 	}
 }

@@ -10,21 +10,21 @@
 
 using namespace hopper;
 
-// D is the head size as padded with zeros, N the keys of a tile, REGS the registers of a multiplying thread.
-template <int D_, int WG_, int N_, int STAGES_, bool TURNS_ = true, int ORDER_ = 0>
+// D is the head size, padded with zeros; M and N are the query rows and keys of a tile.
+template <int D_, int WG_, int N_, int STAGES_, bool TURNS_ = true>
 struct Prefill {
   static constexpr int D = D_, WG = WG_, N = N_, STAGES = STAGES_;
   static constexpr bool TURNS = TURNS_;
-  static constexpr int ORDER = ORDER_;
   static constexpr int M = 64 * WG, THREADS = 128 * (WG + 1);
   static constexpr int REGS = WG == 2 ? 240 : 160, REGS_COPY = WG == 2 ? 24 : 32;
   // A tile lies in shared memory as chunks of W columns, each swizzled over its 2*W bytes of a row: the widest that divide D.
   static constexpr int W = D % 64 == 0 ? 64 : D % 32 == 0 ? 32 : 16, CHUNKS = D / W;
+  static constexpr int PAGED_ROWS = N % 64 == 0 ? 64 : N % 32 == 0 ? 32 : 16; // that one copy takes from a page
   static constexpr uint32_t Q_CHUNK = 64 * W * 2, Q_BYTES = CHUNKS * Q_CHUNK; // of one warpgroup
   static constexpr uint32_t KV_CHUNK = N * W * 2, KV_BYTES = CHUNKS * KV_CHUNK;
   static constexpr uint32_t K_AT = WG * Q_BYTES, V_AT = K_AT + STAGES * KV_BYTES, BARS_AT = V_AT + STAGES * KV_BYTES;
   static constexpr uint32_t BARS = 2 * WG + 4 * STAGES;
-  static constexpr uint32_t SMEM = BARS_AT + 8 * BARS + 16;
+  static constexpr uint32_t SMEM = BARS_AT + 8 * BARS;
   static_assert(Q_CHUNK % (W * 16) == 0 && KV_CHUNK % (W * 16) == 0 && SMEM <= 232448, "shared memory");
 };
 
@@ -60,41 +60,41 @@ template <typename T>
 static __device__ __forceinline__ void prefill_copy(const af_prefill_args &a, uint32_t smem, Barriers<T> bars) {
   Ring<T::STAGES> kr, vr;
   uint32_t q_parity = 0;
-  auto tile = [&](const CUtensorMap *map, uint32_t dst, uint32_t bar, const af_prefill_item &it, int t) {
+  // load brings tile t of an item to slot s of a ring. Page numbers are fetched before the wait for the slot.
+  auto load = [&](const CUtensorMap *map, uint32_t ring, uint32_t full, uint32_t empty, Ring<T::STAGES> &r, const af_prefill_item &it, int t) {
+    uint32_t dst = ring + r.slot * T::KV_BYTES, bar = full + 8 * r.slot;
+    int page[T::N / T::PAGED_ROWS];
+    if (a.pages != nullptr) {
+#pragma unroll
+      for (int p = 0; p < T::N / T::PAGED_ROWS; p++) {
+        int row = t * T::N + p * T::PAGED_ROWS;
+        page[p] = row < it.keys ? __ldg(a.pages + it.kv_row + row / 64) : -1;
+      }
+    }
+    mbar_wait(empty + 8 * r.slot, r.parity ^ 1);
     mbar_expect(bar, T::KV_BYTES);
     if (a.pages == nullptr) {
 #pragma unroll
       for (int c = 0; c < T::CHUNKS; c++) {
         tma_load_4d(dst + c * T::KV_CHUNK, map, bar, c * T::W, it.kv_row + t * T::N, it.kv_head, it.kv_seg);
       }
-      return;
-    }
-    if constexpr (T::N % 64 == 0) {
+    } else {
 #pragma unroll
-      for (int p = 0; p < T::N / 64; p++) {
-        int row = t * T::N + p * 64;
-        bool some = row < it.keys; // else a box outside the tensor: zeros
-        int page = some ? __ldg(a.pages + it.kv_row + row / 64) : 0;
+      for (int p = 0; p < T::N / T::PAGED_ROWS; p++) {
+        int row = page[p] < 0 ? 64 : (t * T::N + p * T::PAGED_ROWS) % 64; // row 64 is outside every page: zeros
 #pragma unroll
         for (int c = 0; c < T::CHUNKS; c++) {
-          tma_load_4d(dst + c * T::KV_CHUNK + p * 64 * T::W * 2, map, bar, c * T::W, some ? 0 : 64, it.kv_head, page);
+          tma_load_4d(dst + c * T::KV_CHUNK + p * T::PAGED_ROWS * T::W * 2, map, bar, c * T::W, row, it.kv_head, max(page[p], 0));
         }
       }
     }
+    r.next();
   };
-  auto keys = [&](const af_prefill_item &it, int t) {
-    mbar_wait(bars.k_empty(kr.slot), kr.parity ^ 1);
-    tile(&a.k_map, smem + T::K_AT + kr.slot * T::KV_BYTES, bars.k_full(kr.slot), it, t);
-    kr.next();
-  };
-  auto values = [&](const af_prefill_item &it, int t) {
-    mbar_wait(bars.v_empty(vr.slot), vr.parity ^ 1);
-    tile(&a.v_map, smem + T::V_AT + vr.slot * T::KV_BYTES, bars.v_full(vr.slot), it, t);
-    vr.next();
-  };
+  auto keys = [&](const af_prefill_item &it, int t) { load(&a.k_map, smem + T::K_AT, bars.k_full(0), bars.k_empty(0), kr, it, t); };
+  auto values = [&](const af_prefill_item &it, int t) { load(&a.v_map, smem + T::V_AT, bars.v_full(0), bars.v_empty(0), vr, it, t); };
   for (int i = a.first[blockIdx.x], n = a.first[blockIdx.x + 1]; i < n; i++) {
     const af_prefill_item it = a.items[i];
-    int t = (it.keys + T::N - 1) / T::N - 1;
+    int t = (it.keys + T::N - 1) / T::N - 1, last = it.from / T::N;
     keys(it, t);
 #pragma unroll
     for (int w = 0; w < T::WG; w++) {
@@ -106,11 +106,11 @@ static __device__ __forceinline__ void prefill_copy(const af_prefill_args &a, ui
       }
     }
     q_parity ^= 1;
-    for (; t > 0; t--) {
+    for (; t > last; t--) {
       keys(it, t - 1);
       values(it, t);
     }
-    values(it, 0);
+    values(it, last);
   }
 }
 
@@ -211,6 +211,23 @@ static __device__ __forceinline__ void store_rows(const af_prefill_args &a, cons
   }
 }
 
+// store_part writes a warp's 16 rows as they are, part pointing to the thread's first one.
+template <int D>
+static __device__ __forceinline__ void store_part(const af_prefill_args &a, const af_prefill_item &it, float *part, int row,
+                                                  const float (&o)[D / 2], const float (&scale)[2]) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    if (row + 8 * r >= it.rows) continue;
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) {
+      int col = 8 * i + 2 * (threadIdx.x & 3);
+      if (col < a.head_dim) {
+        *reinterpret_cast<float2 *>(part + 8 * r * a.head_dim + col) = make_float2(o[4 * i + 2 * r] * scale[r], o[4 * i + 2 * r + 1] * scale[r]);
+      }
+    }
+  }
+}
+
 // prefill_multiply is a multiplying warpgroup, number wg of the block.
 template <typename T>
 static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a, uint32_t smem, Barriers<T> bars, int wg) {
@@ -252,21 +269,43 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
 
   for (int i = a.first[blockIdx.x], n = a.first[blockIdx.x + 1]; i < n; i++) {
     int keys = a.items[i].keys, diagonal = a.items[i].diagonal; // the rest is read when it is needed, to keep registers free
+    int top = (keys + N - 1) / N - 1, last = a.items[i].from / N;
+    // Of the tiles top..last this warpgroup's rows see none of those above t, and all see the whole of those below whole.
+    int t = max(last, (min(keys, diagonal + 64 * wg + 64) + N - 1) / N - 1);
+    int whole = max(last, min(keys, diagonal + 64 * wg + 1) / N);
+    bool idle = 64 * wg >= a.items[i].rows; // it has no rows
+    mbar_wait(bars.q_full(wg), q_parity);
+    for (int skip = top; skip > t || (idle && skip >= last); skip--) {
+      if (T::TURNS && skip < top) {
+        bar_sync(1 + wg, 256);
+        bar_arrive(1 + next_wg, 256);
+      }
+      mbar_wait(bars.k_full(kr.slot), kr.parity);
+      release(bars.k_empty(kr.slot));
+      kr.next();
+      mbar_wait(bars.v_full(vr.slot), vr.parity);
+      release(bars.v_empty(vr.slot));
+      vr.next();
+    }
+    if (idle) {
+      release(bars.q_empty(wg));
+      q_parity ^= 1;
+      continue;
+    }
+
     Softmax soft;
     float factor[2];
     int see[2];
-    auto visible = [&](int t) {
-      int from = t * N + 2 * (lane & 3);
+    auto visible = [&](int tile) {
+      int from = tile * N + 2 * (lane & 3);
       see[0] = min(keys, diagonal + row + 1) - from;
       see[1] = min(keys, diagonal + row + 9) - from;
     };
-    int t = (keys + N - 1) / N - 1;
-    int whole = min(keys, diagonal + 1) / N; // tiles that every row sees all of
-
-    mbar_wait(bars.q_full(wg), q_parity);
     mbar_wait(bars.k_full(kr.slot), kr.parity);
+    if (T::TURNS && t < top) bar_sync(1 + wg, 256);
     wgmma_fence();
     start_scores();
+    if (T::TURNS && t < top) bar_arrive(1 + next_wg, 256);
 #pragma unroll
     for (int j = 0; j < D / 2; j++) o[j] = 0;
     wgmma_wait<0>();
@@ -291,13 +330,10 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
       if (T::TURNS) bar_arrive(1 + next_wg, 256);
       wgmma_wait<1>();
       pin(s);
-      uint32_t k_done = bars.k_empty(kr.slot);
-      if (T::ORDER != 1) release(k_done);
-      if (T::ORDER == 2) k_done = bars.v_empty(T::STAGES);
+      release(bars.k_empty(kr.slot));
       kr.next();
       if constexpr (masked.value) visible(t);
       soft.take<masked.value>(s, factor, see, a.scale_log2);
-      if (T::ORDER != 0) release(k_done + (soft.sum[0] + soft.sum[1] < 0 ? 8 : 0));
       wgmma_wait<0>();
       pin(o);
       pin(p);
@@ -308,7 +344,7 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
       round_scores();
     };
     for (t--; t >= whole; t--) step(Flag<true>());
-    for (; t >= 0; t--) step(Flag<false>());
+    for (; t >= last; t--) step(Flag<false>());
     release(bars.q_empty(wg));
     q_parity ^= 1;
 
@@ -322,16 +358,24 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       float sum = quad_sum(soft.sum[r]);
-      scale[r] = 1.0f / sum;
-      if (a.lse != nullptr && lane % 4 == 0 && row + 8 * r < it.rows) {
-        a.lse[(int64_t)(it.q_row + row + 8 * r) * a.heads + it.head] = 0.6931471805599453f * (soft.max[r] * a.scale_log2 + __log2f(sum));
+      scale[r] = sum == 0 ? 0 : 1.0f / sum; // of an item with only some of the keys a row may see none
+      float lse = 0.6931471805599453f * (soft.max[r] * a.scale_log2 + __log2f(sum));
+      if (lane % 4 != 0 || row + 8 * r >= it.rows) continue;
+      if (it.part >= 0) {
+        a.parts[(int64_t)a.count * T::M * a.head_dim + it.part * T::M + row + 8 * r] = lse;
+      } else if (a.lse != nullptr) {
+        a.lse[(int64_t)(it.q_row + row + 8 * r) * a.heads + it.head] = lse;
       }
     }
     wgmma_wait<0>();
     pin(o);
     release(bars.v_empty(vr.slot));
     vr.next();
-    store_rows<D>(a, it, row, o, scale);
+    if (it.part < 0) {
+      store_rows<D>(a, it, row, o, scale);
+    } else {
+      store_part<D>(a, it, a.parts + ((int64_t)it.part * T::M + row) * a.head_dim, row, o, scale);
+    }
   }
 }
 
@@ -349,7 +393,6 @@ static __device__ __forceinline__ void prefill(const af_prefill_args &a) {
       mbar_init(bars.q_full(w), 1);
       mbar_init(bars.q_empty(w), 4);
     }
-    mbar_init(bars.v_empty(T::STAGES), 4 * T::WG);
     for (int s = 0; s < T::STAGES; s++) {
       mbar_init(bars.k_full(s), 1);
       mbar_init(bars.k_empty(s), 4 * T::WG);
@@ -377,11 +420,14 @@ static __device__ __forceinline__ void prefill(const af_prefill_args &a) {
   }                                                                                                                        \
   extern "C" __device__ const unsigned af_sizeof_##NAME = sizeof(af_prefill_args);
 
-using Prefill64 = Prefill<64, 2, 128, 2>;
-using Prefill80 = Prefill<80, 2, 128, 2>;
-using Prefill96 = Prefill<96, 2, 128, 2>;
+// The host's side of this list is in prefill.go.
+using Prefill64 = Prefill<64, 3, 128, 2>;
+using Prefill64Wide = Prefill<64, 2, 208, 2>;
+using Prefill80 = Prefill<80, 3, 112, 2>;
+using Prefill96 = Prefill<96, 3, 96, 2>;
 using Prefill128 = Prefill<128, 2, 128, 2>;
 AF_PREFILL(prefill_sm90_64, Prefill64)
+AF_PREFILL(prefill_sm90_64_wide, Prefill64Wide)
 AF_PREFILL(prefill_sm90_80, Prefill80)
 AF_PREFILL(prefill_sm90_96, Prefill96)
 AF_PREFILL(prefill_sm90_128, Prefill128)
