@@ -37,6 +37,7 @@ AF_KERNEL(pass_embed, 128) {
 	float *x = a.x + size_t(row) * a.hidden;
 	bool live = a.count == nullptr || row < *a.count;
 	int id = live ? a.ids[row] : 0;
+	if (id < 0 && a.visual == nullptr) return;
 	for (int c = threadIdx.x * 8; c < a.hidden; c += blockDim.x * 8) {
 		float f[8] = {};
 		if (live && id >= 0) {
@@ -114,23 +115,6 @@ AF_KERNEL(pass_rope, 256) {
 	}
 }
 
-// A thread makes eight values. Grid: enough threads for all.
-AF_KERNEL(pass_swiglu, 256) {
-	pdl_launch();
-	pdl_wait();
-	int per = a.n / 8;
-	size_t i = size_t(blockIdx.x) * 256 + threadIdx.x;
-	if (i >= size_t(a.rows) * per) return;
-	size_t row = i / per, c = i % per * 8;
-	const uint16_t *gate = a.up + row * 2 * a.n + c;
-	float g[8], u[8];
-	unpack8(*reinterpret_cast<const uint4 *>(gate), g);
-	unpack8(*reinterpret_cast<const uint4 *>(gate + a.n), u);
-#pragma unroll
-	for (int e = 0; e < 8; e++) u[e] *= g[e] / (1 + __expf(-g[e]));
-	*reinterpret_cast<uint4 *>(a.mid + row * a.n + c) = pack8(u);
-}
-
 // Grid: one block a row.
 AF_KERNEL(pass_gather, 256) {
 	pdl_launch();
@@ -138,6 +122,17 @@ AF_KERNEL(pass_gather, 256) {
 	int from = a.index[blockIdx.x];
 	uint4 *dst = a.dst + blockIdx.x * a.dst_stride;
 	for (int i = threadIdx.x; i < a.units; i += 256) dst[i] = from < 0 ? make_uint4(0, 0, 0, 0) : a.src[from * a.src_stride + i];
+}
+
+// Grid: any. Host memory is read past the caches, which may hold what it was for the pass before.
+AF_KERNEL(pass_fetch, 256) {
+	pdl_launch();
+	uint4 head = __ldcv(a.src);
+	pdl_wait();
+	for (unsigned i = blockIdx.x * 256 + threadIdx.x; i < head.x + head.y; i += gridDim.x * 256) {
+		int64_t at = i < head.x ? int64_t(i) : a.second + (i - head.x);
+		a.dst[at] = __ldcv(a.src + at);
+	}
 }
 
 // Grid: pairs x pools.

@@ -25,15 +25,15 @@ type passRopeArgs struct {
 	_                                     int32
 }
 
-type passSwiGLUArgs struct {
-	mid, up devptr
-	rows, n int32
-}
-
 type passGatherArgs struct {
 	dst, src, index      devptr
 	rows, units          int32
 	dstStride, srcStride int64
+}
+
+type passFetchArgs struct {
+	dst, src devptr
+	second   int64
 }
 
 type passCopyArgs struct {
@@ -79,8 +79,8 @@ type passRandomArgs struct {
 
 func rowGrid(rows int) [3]uint32 { return [3]uint32{uint32(rows), 1, 1} }
 
-// passEmbed writes x f32 [rows, hidden]: row ids[i] of the bf16 table, or row -1-ids[i] of visual. Rows from *count on are zeros,
-// unless count is 0.
+// passEmbed writes x f32 [rows, hidden]: row ids[i] of the bf16 table, or row -1-ids[i] of visual (visual 0: such rows are left alone).
+// Rows from *count on are zeros, unless count is 0.
 func (s *stream) passEmbed(x, table, visual, ids, count devptr, rows, hidden int) {
 	start(s, "pass_embed", rowGrid(rows), [3]uint32{128, 1, 1}, 0,
 		&passEmbedArgs{x, table, visual, ids, int32(rows), int32(hidden), count}, launchPDL)
@@ -92,10 +92,9 @@ func (s *stream) passNorm(h, x, w devptr, rows, hidden int, eps float32) {
 		&passNormArgs{h: h, x: x, w: w, rows: int32(rows), hidden: int32(hidden), eps: eps}, launchPDL)
 }
 
-// passSwiGLU writes mid bf16 [rows, n] from up bf16 [rows, 2n].
-func (s *stream) passSwiGLU(mid, up devptr, rows, n int) {
-	blocks := (int64(rows)*int64(n/8) + 255) / 256
-	start(s, "pass_swiglu", [3]uint32{uint32(blocks), 1, 1}, [3]uint32{256, 1, 1}, 0, &passSwiGLUArgs{mid, up, int32(rows), int32(n)}, launchPDL)
+// passRope rotates the queries in qkv in place and sends keys, rotated, and values to their pages.
+func (s *stream) passRope(a passRopeArgs) {
+	start(s, "pass_rope", rowGrid(int(a.rows)), [3]uint32{256, 1, 1}, 0, &a, launchPDL)
 }
 
 // passGather writes row index[i] of src to row i of dst: rows of size bytes, the matrices' rows lying dstRow and srcRow bytes
@@ -103,6 +102,12 @@ func (s *stream) passSwiGLU(mid, up devptr, rows, n int) {
 func (s *stream) passGather(dst, src, index devptr, rows, size, dstRow, srcRow int) {
 	start(s, "pass_gather", rowGrid(rows), [3]uint32{256, 1, 1}, 0,
 		&passGatherArgs{dst, src, index, int32(rows), int32(size / 16), int64(dstRow / 16), int64(srcRow / 16)}, launchPDL)
+}
+
+// passFetch copies from page-locked host memory: its first two words say how many units of 16 bytes from its start on, and how many
+// from second bytes on.
+func (s *stream) passFetch(dst, src devptr, second int) {
+	start(s, "pass_fetch", [3]uint32{8, 1, 1}, [3]uint32{256, 1, 1}, 0, &passFetchArgs{dst, src, int64(second / 16)}, launchPDL)
 }
 
 // passCopy copies pages of size bytes within each of count pools that lie one behind the other: from[i] to to[i], n pairs in device

@@ -5,7 +5,7 @@
 struct af_pass_embed_args {
 	float *x;                 // [rows][hidden] out
 	const uint16_t *table;    // bf16 [vocab][hidden]
-	const float *visual;      // [..][hidden] rows given as embeddings
+	const float *visual;      // [..][hidden] rows given as embeddings; null: they are in x already
 	const int32_t *ids;       // [rows] token, or -1-i for row i of visual
 	int32_t rows, hidden;     // hidden a multiple of 8
 	const int32_t *count;     // rows from *count on are zeros; null: none
@@ -31,12 +31,6 @@ struct af_pass_rope_args {
 	int32_t pad;
 };
 
-struct af_pass_swiglu_args {
-	uint16_t *mid;            // bf16 [rows][n] out
-	const uint16_t *up;       // bf16 [rows][2n]: gate, then up
-	int32_t rows, n;          // n a multiple of 8
-};
-
 // Copies row index[i] of src to row i of dst, in units of 16 bytes.
 struct af_pass_gather_args {
 	uint4 *dst;
@@ -44,6 +38,13 @@ struct af_pass_gather_args {
 	const int32_t *index;     // [rows]; negative: zeros
 	int32_t rows, units;      // units a row
 	int64_t dst_stride, src_stride; // units
+};
+
+// Brings what a pass needs to know from page-locked host memory: head[0] units of 16 bytes from the start, head[1] from second on.
+struct af_pass_fetch_args {
+	uint4 *dst;
+	const uint4 *src;         // begins with head
+	int64_t second;           // units
 };
 
 // Copies pages of all pools; pools lie one after another, stride units of 16 bytes apart.
