@@ -97,22 +97,22 @@ func prefillItems(c prefillShape, tile prefillTile, segs []prefillSegment) (all 
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	held, start, qRow := 0, 0, 0
-	longestFirst := func() {
-		slices.SortStableFunc(all[start:], func(a, b prefillItem) int { return cmp.Compare(b.keys, a.keys) })
-		held, start = 0, len(all)
-	}
-	share := c.heads / c.kvHeads
+	bytes := 0 // of keys and values
 	for i, g := range segs {
 		if g.rows < 0 || g.keys < 1 || g.past < 0 {
 			return nil, fmt.Errorf("cuda: attention: segment %d of %d rows after %d, %d keys", i, g.rows, g.past, g.keys)
 		}
+		bytes += 4 * g.keys * c.headDim * c.kvHeads
+	}
+	turns := (bytes + prefillCached - 1) / prefillCached
+	begun, start, qRow := 0, 0, 0
+	share := c.heads / c.kvHeads
+	longestFirst := func() {
+		slices.SortStableFunc(all[start:], func(a, b prefillItem) int { return cmp.Compare(b.keys, a.keys) })
+		start = len(all)
+	}
+	for _, g := range segs {
 		for kvHead := range c.kvHeads {
-			bytes := 4 * g.keys * c.headDim
-			if held > 0 && held+bytes > prefillCached {
-				longestFirst()
-			}
-			held += bytes
 			for r := max(g.rows-1, 0) / tile.rows * tile.rows; r >= 0 && r < g.rows; r -= tile.rows {
 				n := min(tile.rows, g.rows-r)
 				it := prefillItem{
@@ -126,6 +126,11 @@ func prefillItems(c prefillShape, tile prefillTile, segs []prefillSegment) (all 
 					it.head = int32(kvHead*share + h)
 					all = append(all, it)
 				}
+			}
+			before := begun * turns / bytes // turns are of equal size, so that the last one is not a few long items
+			begun += 4 * g.keys * c.headDim
+			if begun*turns/bytes > before {
+				longestFirst()
 			}
 		}
 		qRow += g.rows
@@ -155,36 +160,32 @@ func dealWhole(tile prefillTile, blocks int, all []prefillItem) (w prefillWork, 
 	return w, slices.Max(load)
 }
 
-// dealCut fills block after block with equally many tiles, cutting items where a block is full.
+// dealCut fills block after block with equally much, cutting items where a block is full.
 func dealCut(tile prefillTile, blocks int, all []prefillItem) (w prefillWork) {
-	tiles := 0
+	sum := blocks * prefillStart // of the pieces
 	for _, it := range all {
-		tiles += tile.tiles(it)
+		sum += tile.cost(it)
 	}
+	full := (sum + blocks - 1) / blocks
+	room := full
 	w.first = []int32{0}
-	done, room := 0, 0
 	for _, it := range all {
 		split := prefillSplit{qRow: it.qRow, rows: it.rows, head: it.head, part: int32(w.parts)}
 		end, at := it.keys, len(w.items)
 		for left := tile.tiles(it); left > 0; {
-			if room == 0 {
-				if done > 0 {
-					w.first = append(w.first, int32(len(w.items)))
-				}
-				b := len(w.first) - 1
-				room = max((b+1)*tiles/blocks-done, 1)
+			n := min(left, room-prefillStart)
+			if left-n < prefillPiece || len(w.first) == blocks {
+				n = left // no crumbs, and the last block takes what is left
 			}
-			n := min(left, room)
-			if left-n < prefillPiece {
-				n = left // no crumbs
+			if n < min(left, prefillPiece) {
+				w.first = append(w.first, int32(len(w.items)))
+				room = full
+				continue
 			}
 			it.keys = min(end, it.from+int32(n*tile.keys))
 			w.items = append(w.items, it)
 			it.from = it.keys
-			left, done, room = left-n, done+n, max(room-n, 0)
-			if room < prefillPiece {
-				room = 0
-			}
+			left, room = left-n, room-n-prefillStart
 		}
 		if pieces := w.items[at:]; len(pieces) > 1 {
 			for i := range pieces {
