@@ -16,7 +16,7 @@ out=${OUT:-out/device}
 parts=${PARTS:-tests memcheck racecheck peers kernels encoder engine}
 models=bench/peers/models
 decoders=${DECODERS:-qwen2-0.5b qwen2-1.5b qwen2-7b llama-7b phi-3-mini}
-towers=${TOWERS:-clip-vit-l-14-224 clip-vit-l-14-336 siglip-so400m-384}
+towers=${TOWERS:-clip-vit-l-14-224 clip-vit-l-14-336 siglip-so400m-384 internvit-300m-448 qwen2-vl-vit}
 # The checkers slow kernels down a hundredfold, and take what some tests break on purpose for errors.
 checked=${CHECKED:-.}
 unchecked=${UNCHECKED:-'DeviceLost|NoMemory|LaunchErrors|LargeCopies|Quantised|RandomWeights'}
