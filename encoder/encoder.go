@@ -43,7 +43,7 @@ type Encoder struct {
 type request struct {
 	ctx    context.Context
 	frames []ingest.Frame
-	rows   compute.Matrix // [len(frames)*cells, dim]
+	rows   compute.Matrix // [len(frames)*cells, dim]; made by the first pass that fills any of it
 	next   int            // first frame that no pass took yet
 	left   int            // frames that no pass has ended with
 	err    error
@@ -110,7 +110,7 @@ func (e *Encoder) Encode(ctx context.Context, frames ...ingest.Frame) ([]compute
 		}
 	}
 	cells := e.t.cells()
-	r := &request{ctx: ctx, frames: frames, rows: compute.NewMatrix(len(frames)*cells, e.Dim()), left: len(frames), done: make(chan struct{})}
+	r := &request{ctx: ctx, frames: frames, left: len(frames), done: make(chan struct{})}
 	if len(frames) > 0 {
 		e.mu.Lock()
 		e.waiting = append(e.waiting, r)
@@ -205,6 +205,9 @@ func (e *Encoder) encode(shares []share, n int) error {
 		at := 0
 		for _, s := range shares {
 			k := s.to - s.from
+			if s.r.rows.Data == nil { // while the device is busy: clearing so much memory takes a while
+				s.r.rows = compute.NewMatrix(len(s.r.frames)*cells, e.Dim())
+			}
 			ops.Download(rows(s.r.rows, s.from*cells, s.to*cells), out.Slice(at*cells, (at+k)*cells))
 			at += k
 		}

@@ -12,7 +12,7 @@ import (
 
 // Benchmarks implements compute.Benchmarks: the ceilings, then what each family of kernels lists.
 func (d *device) Benchmarks() []compute.Benchmark {
-	return slices.Concat(d.ceilings(), d.prefillBenchmarks(), d.skinnyBenchmarks(), d.sampleBenchmarks())
+	return slices.Concat(d.ceilings(), d.prefillBenchmarks(), d.gemmBenchmarks(), d.skinnyBenchmarks(), d.sampleBenchmarks())
 }
 
 // benchmark completes b: setup takes memory with d.alloc, fills it and returns what is to be timed, which is recorded reps times in a
@@ -80,7 +80,7 @@ func (d *device) rotations(bytes float64) int {
 
 // ceilings are what nothing on this device can be better than.
 func (d *device) ceilings() []compute.Benchmark {
-	const size, n = int64(2) << 30, 8192
+	const size = int64(2) << 30
 	return []compute.Benchmark{
 		d.benchmark(compute.Benchmark{What: compute.CeilingCopy, Shape: "2 GiB", Bytes: 2 * float64(size)}, 3,
 			func(s *stream) (func(*stream, int), error) {
@@ -91,19 +91,6 @@ func (d *device) ceilings() []compute.Benchmark {
 				to, err := d.alloc(size)
 				return func(s *stream, _ int) { s.copy(to, from, size) }, err
 			}),
-		d.benchmark(compute.Benchmark{What: compute.CeilingMatmul, Shape: fmt.Sprintf("%dx%dx%d", n, n, n), FLOPs: 2 * float64(n) * n * n}, 10,
-			func(s *stream) (func(*stream, int), error) {
-				x, err := d.randomBF16(s, n*n, 1)
-				if err != nil {
-					return nil, err
-				}
-				w, err := d.randomBF16(s, n*n, 1)
-				if err != nil {
-					return nil, err
-				}
-				dst, err := d.alloc(2 * n * n)
-				g := gemm{rows: n, out: n, in: n, x: x, w: w, dst: dst, ldx: n, ldw: n, ldd: n, as: compute.BF16}
-				return func(s *stream, _ int) { s.gemm(g) }, err
-			}),
+		d.matmulCeiling(),
 	}
 }

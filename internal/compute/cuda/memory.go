@@ -5,6 +5,8 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 	"unsafe"
 
 	"afterimage/internal/compute"
@@ -153,7 +155,7 @@ func (s *stream) upload(dst devptr, src []byte) {
 		if s.err != nil {
 			return
 		}
-		n := copy(b, src)
+		n := copyWide(b, src)
 		s.fail(copyToDevice(dst, unsafe.Pointer(&b[0]), int64(n), &s.cu))
 		dst += devptr(n)
 		src = src[n:]
@@ -181,10 +183,24 @@ func (s *stream) download(dst []byte, src devptr) {
 		if b != nil && !s.fail(copyToHost(unsafe.Pointer(&b[0]), src, int64(len(b)), &s.cu)) {
 			return
 		}
-		copy(lastDst, last)
+		copyWide(lastDst, last)
 		src += devptr(len(b))
 		last, lastDst = b, to
 	}
+}
+
+// copyWide is copy, by several threads when it is much: one does not keep up with the bus.
+func copyWide(dst, src []byte) int {
+	const piece = 1 << 20
+	n := min(len(dst), len(src))
+	var others sync.WaitGroup
+	each := max(piece, n/min(8, runtime.GOMAXPROCS(0)))
+	for from := each; from < n; from += each {
+		others.Go(func() { copy(dst[from:min(from+each, n)], src[from:]) })
+	}
+	copy(dst[:min(each, n)], src)
+	others.Wait()
+	return n
 }
 
 // bytesOf is the memory of a slice of numbers.
