@@ -16,6 +16,8 @@ type TimedEncoder struct {
 	Name  string
 	FLOPs float64
 	W, H  int // of the pictures that need no resizing
+	// Tower times passes of frames that the device has already, nothing being brought back.
+	Tower func(ctx context.Context, frames, reps int) (time.Duration, error)
 }
 
 // EncoderOptions say how Encoder times. The zero value of a field means its default.
@@ -25,8 +27,8 @@ type EncoderOptions struct {
 	Progress    func(what string)
 }
 
-// Encoder times the whole way of pictures from host memory to rows in host memory, at the tower's own size and, for the largest
-// batch, from 1280x720.
+// Encoder times the tower by itself, and the whole way of pictures from host memory to rows in host memory: at the tower's own size
+// and, for the largest batch, from 1280x720.
 func Encoder(ctx context.Context, e TimedEncoder, top Ceilings, o EncoderOptions) ([]Row, error) {
 	if len(o.Batches) == 0 {
 		o.Batches = []int{1, 8, 32}
@@ -38,28 +40,39 @@ func Encoder(ctx context.Context, e TimedEncoder, top Ceilings, o EncoderOptions
 		o.Progress = func(string) {}
 	}
 	var rows []Row
-	measure := func(shape string, w, h, batch int) error {
+	add := func(what, shape string, rate float64) {
+		r := Row{What: what, Shape: shape, Value: figures(rate), Unit: unitFrames}
+		if e.FLOPs > 0 {
+			r.Ceiling = figures(top.FLOPs / e.FLOPs)
+		}
+		rows = append(rows, r)
+	}
+	whole := func(shape string, w, h, batch int) error {
 		o.Progress(shape)
 		rate, err := frameRate(ctx, e, noise(w, h, batch), o.Repetitions)
 		if err != nil {
 			return fmt.Errorf("bench: %s: %w", shape, err)
 		}
-		r := Row{What: "encoding", Shape: shape, Value: figures(rate), Unit: unitFrames}
-		if e.FLOPs > 0 {
-			r.Ceiling = figures(top.FLOPs / e.FLOPs)
-		}
-		rows = append(rows, r)
+		add("encoding pictures", shape, rate)
 		return nil
 	}
 	largest := 0
 	for _, n := range o.Batches {
-		if err := measure(fmt.Sprintf("%s batch %d", e.Name, n), e.W, e.H, n); err != nil {
+		shape := fmt.Sprintf("%s batch %d", e.Name, n)
+		if e.Tower != nil {
+			o.Progress(shape)
+			t, err := e.Tower(ctx, n, max(1, 64/n))
+			if err != nil {
+				return rows, fmt.Errorf("bench: %s: %w", shape, err)
+			}
+			add("encoding", shape, float64(n)/t.Seconds())
+		}
+		if err := whole(shape, e.W, e.H, n); err != nil {
 			return rows, err
 		}
 		largest = max(largest, n)
 	}
-	err := measure(fmt.Sprintf("%s batch %d of 1280x720", e.Name, largest), 1280, 720, largest)
-	return rows, err
+	return rows, whole(fmt.Sprintf("%s batch %d of 1280x720", e.Name, largest), 1280, 720, largest)
 }
 
 func frameRate(ctx context.Context, e qa.Encoder, frames []ingest.Frame, repetitions int) (float64, error) {

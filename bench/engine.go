@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"afterimage/ingest"
+	"afterimage/internal/compute"
 	"afterimage/llm"
 	"afterimage/memorybank"
 	"afterimage/qa"
@@ -35,6 +36,7 @@ type EngineReport struct {
 	Threads          int     `json:"threads"`
 	Level            string  `json:"level"`
 	Machine          Machine `json:"machine"`
+	Rows             []Row   `json:"rows"` // the same, one row a measurement
 }
 
 // engineSeed is held out, like every seed of 100,000 and above.
@@ -76,7 +78,25 @@ func Engine(ctx context.Context, rig Rig, o EngineOptions) (*EngineReport, error
 	if err := r.answer(ctx, rig.Model, entries, s.Epoch, o.Repetitions); err != nil {
 		return nil, err
 	}
+	name := rig.Machine.Model
+	prompt := fmt.Sprintf("%s %d", name, r.PromptTokens)
+	r.Rows = []Row{
+		{What: "encoding", Shape: name + " batch 4", Value: r.EncodeFPS, Unit: unitFrames},
+		{What: "encoding, one frame", Shape: name, Value: r.EncodeOneMS, Unit: unitMillis},
+		{What: "first token, cold", Shape: prompt, Value: r.FirstTokenMS, Unit: unitMillis},
+		{What: "first token, warm", Shape: prompt, Value: r.FirstTokenWarmMS, Unit: unitMillis},
+		{What: "decoding", Shape: fmt.Sprintf("%s over %d", name, r.PromptTokens), Value: r.TokensPerS, Unit: unitTokens},
+	}
 	return r, nil
+}
+
+// AddLikeness adds how near a model with weights held in fewer bits comes to the one that was timed.
+func (r *EngineReport) AddLikeness(weights string, l compute.Likeness) {
+	shape := fmt.Sprintf("%s %s, %d tokens", r.Machine.Model, weights, l.Tokens)
+	r.Rows = append(r.Rows,
+		Row{What: "same next token as bf16", Shape: shape, Value: figures(100 * l.Agree), Unit: "%", Ceiling: 100},
+		Row{What: "divergence from bf16", Shape: shape, Value: figures(l.KL), Unit: "nats"},
+		Row{What: "largest divergence from bf16", Shape: shape, Value: figures(l.MaxKL), Unit: "nats"})
 }
 
 func readFrames(ctx context.Context, o EngineOptions) ([]ingest.Frame, error) {

@@ -42,6 +42,11 @@ func (r *EngineReport) Markdown() string {
 	fmt.Fprintf(&b, "| first token, memory prefilled | %.1f ms |\n", r.FirstTokenWarmMS)
 	fmt.Fprintf(&b, "| tokens a second while answering | %.0f |\n", r.TokensPerS)
 	fmt.Fprintf(&b, "| visual tokens of the memory | %d |\n", r.VisualTokens)
+	for _, row := range r.Rows {
+		if row.Unit == "%" || row.Unit == "nats" {
+			fmt.Fprintf(&b, "| %s, %s | %g %s |\n", row.What, row.Shape, row.Value, row.Unit)
+		}
+	}
 	fmt.Fprintf(&b, "\n%s, %s, %d threads, level %s.\n", r.Machine.CPU, r.Machine.Device, r.Threads, r.Level)
 	return b.String()
 }

@@ -15,9 +15,11 @@ import (
 )
 
 type benchCmd struct {
-	Sim    benchSimCmd    `cmd:"" help:"Score answers about simulated streams whose truth is known."`
-	Engine benchEngineCmd `cmd:"" help:"Time encoding and answering."`
-	Soak   benchSoakCmd   `cmd:"" help:"Watch a camera for a while, and memory and CPU with it."`
+	Sim     benchSimCmd     `cmd:"" help:"Score answers about simulated streams whose truth is known."`
+	Engine  benchEngineCmd  `cmd:"" help:"Time encoding and answering."`
+	Encoder benchEncoderCmd `cmd:"" help:"Time encoding alone, in batches of several sizes."`
+	Kernels benchKernelsCmd `cmd:"" help:"Time the kernels of a GPU, each beside what the machine allows at best."`
+	Soak    benchSoakCmd    `cmd:"" help:"Watch a camera for a while, and memory and CPU with it."`
 }
 
 type benchSimCmd struct {
@@ -90,7 +92,11 @@ func (c *benchSimCmd) Run(ctx context.Context, a *app) error {
 }
 
 type benchEngineCmd struct {
-	JSON string `name:"json" placeholder:"FILE" type:"path" optional:"" help:"Write the report here; - for standard output instead of the table."`
+	rowOptions `embed:""`
+
+	RandomWeights []string    `hidden:"" placeholder:"CONFIG.JSON" type:"existingfile" help:"Time language models of these shapes with random weights instead, one row a measurement."`
+	Types         []quantName `hidden:"" default:"bf16,int8,int4" help:"How their weights are held, one after another; --quant leaves one."`
+	Contexts      []int       `hidden:"" default:"681,11520" help:"Rows of memory that they answer from."`
 }
 
 func (c *benchEngineCmd) Help() string {
@@ -101,6 +107,9 @@ Example:
 }
 
 func (c *benchEngineCmd) Run(ctx context.Context, a *app) error {
+	if len(c.RandomWeights) > 0 {
+		return c.random(ctx, a)
+	}
 	if err := a.handOver(ctx); err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
@@ -109,10 +118,12 @@ func (c *benchEngineCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer m.close(a.log)
-	report, err := bench.Engine(ctx, m.rig(a, memorybank.Flash{}), bench.EngineOptions{
-		Camera: plainCamera, Progress: func(what string) { fmt.Fprintln(a.err, what) },
-	})
+	o := bench.EngineOptions{Camera: plainCamera, Progress: func(what string) { fmt.Fprintln(a.err, what) }}
+	report, err := bench.Engine(ctx, m.rig(a, memorybank.Flash{}), o)
 	if err != nil {
+		return err
+	}
+	if err := m.likeness(ctx, a, report, o); err != nil {
 		return err
 	}
 	return finish(a, c.JSON, report, report.Markdown())

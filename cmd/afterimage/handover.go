@@ -40,14 +40,10 @@ var (
 // handOver becomes the program for GPUs where the device allows that and a GPU works, and returns otherwise: an error where the
 // device asks for a GPU.
 func (a *app) handOver(ctx context.Context) error {
-	if cuda.Built || a.host == nil || !a.Device.mayUseGPU() {
-		return nil
-	}
-	file, _, err := a.findGPUs(ctx)
-	if err == nil {
-		err = a.host.become(file)
-	}
+	err := a.tryGPUs(ctx)
 	switch {
+	case err == nil:
+		return nil
 	case a.Device.mustUseGPU():
 		return fmt.Errorf("device %s: %w", a.Device, err)
 	case ctx.Err() != nil:
@@ -59,6 +55,18 @@ func (a *app) handOver(ctx context.Context) error {
 		a.log.Warn("models run on the processor", "reason", err)
 	}
 	return nil
+}
+
+// tryGPUs becomes the program for GPUs, or returns why not; nil where that is not to be tried.
+func (a *app) tryGPUs(ctx context.Context) error {
+	if cuda.Built || a.host == nil || !a.Device.mayUseGPU() {
+		return nil
+	}
+	file, _, err := a.findGPUs(ctx)
+	if err != nil {
+		return err
+	}
+	return a.host.become(file)
 }
 
 // findGPUs returns the program for GPUs and what it finds, or why there is none.

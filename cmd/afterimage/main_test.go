@@ -70,6 +70,7 @@ func TestHelp(t *testing.T) {
 	for name, args := range map[string]string{
 		"help": "--help", "help-serve": "serve --help", "help-ask": "ask --help", "help-demo": "demo --help", "help-simcam": "simcam --help",
 		"help-bench-sim": "bench sim --help", "help-bench-engine": "bench engine --help", "help-bench-soak": "bench soak --help",
+		"help-bench-encoder": "bench encoder --help", "help-bench-kernels": "bench kernels --help",
 		"help-doctor": "doctor --help", "help-check-config": "check-config --help", "help-completion": "completion --help",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,6 +105,9 @@ func TestWrongUsage(t *testing.T) {
 		{"bench sim --minutes 0", 1, "--minutes"},
 		{"bench sim --resume", 1, "--json"},
 		{"bench soak --minutes 0", 1, "at least a minute"},
+		{"bench encoder --batch 4,0", 1, "--batch: want 1 to 32"},
+		{"bench kernels --peers nowhere.jsonl", 2, "nowhere.jsonl"},
+		{"--device cpu bench kernels", 1, "this needs a GPU"},
 		{"simcam", 1, "either --rtsp ADDRESS or --out"},
 		{"simcam --rtsp 127.0.0.1:0 --out x.mp4", 1, "either"},
 		{"simcam --rtsp 127.0.0.1:0 --questions q.json", 1, "--questions goes with --out"},
