@@ -52,7 +52,7 @@ func (d *device) NewWeight(w compute.Matrix, as compute.DType) (compute.Weight, 
 		elements, scales := packedBytes(w.Rows, w.Cols, as)
 		var err error
 		if p.p, err = d.alloc(elements + compute.Align + scales); err != nil {
-			return fmt.Errorf("cuda: NewWeight: %s as %v: %w", w.Shape(), as, err)
+			return fmt.Errorf("%s as %v: %w", w.Shape(), as, err)
 		}
 		p.scales = p.p + devptr((elements+compute.Align-1)/compute.Align*compute.Align)
 		s.pack(p.packed, w)
