@@ -12,7 +12,7 @@ import (
 
 // Benchmarks implements compute.Benchmarks: the ceilings, then what each family of kernels lists.
 func (d *device) Benchmarks() []compute.Benchmark {
-	return slices.Concat(d.ceilings(), d.prefillBenchmarks(), d.gemmBenchmarks(), d.skinnyBenchmarks(), d.sampleBenchmarks())
+	return slices.Concat(d.ceilings(), d.prefillBenchmarks(), d.decodeBenchmarks(), d.gemmBenchmarks(), d.skinnyBenchmarks(), d.sampleBenchmarks())
 }
 
 // benchmark completes b: setup takes memory with d.alloc, fills it and returns what is to be timed, which is recorded reps times in a

@@ -5,20 +5,9 @@
 // (decode.go); each leaves its state (o, lse) of the chunk in memory, and a second kernel merges the states of a row in the order of
 // chunks. Chunks lie at fixed keys and a row's arithmetic within one is the same in any group, so that a row's result depends to the
 // bit on its own sequence only.
-#include "common.cuh"
-#include "decode.h"
-
-#include <math_constants.h>
+#include "decode.cuh"
 
 namespace {
-
-constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
-
-AF_INLINE float exp2_fast(float x) { // 0 for -inf
-	float y;
-	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-	return y;
-}
 
 // Shared memory: a ring of STAGES tiles of KEYS rows of K or V, in turn; the queries; the probabilities of one tile; what warps tell
 // each other. Rows are padded by 16 bytes, which spreads ldmatrix over all banks.
@@ -33,13 +22,6 @@ struct decode_layout {
 	static constexpr int Q = STAGES * TILE, P = Q + M * PITCH, RED = P + M * P_PITCH, ROW = RED + M * SLICES * 4;
 	static constexpr int BYTES = ROW + M * 16;
 };
-
-AF_INLINE af_decode_unit load_unit(const af_decode_unit *p) {
-	const int4 w = __ldg(reinterpret_cast<const int4 *>(p));
-	af_decode_unit u;
-	memcpy(&u, &w, sizeof u);
-	return u;
-}
 
 // tiles walks the K and V tiles of a block's units in order and starts copying them.
 template <int D, int MT, int WM, int KEYS, int STAGES>
@@ -119,7 +101,7 @@ struct decode_tiles {
 template <int D, int MT, int WM, int KEYS, int STAGES>
 __device__ __forceinline__ void decode_units(const af_decode_args &a, uint8_t *smem) {
 	using L = decode_layout<D, MT, WM, KEYS, STAGES>;
-	static_assert(D % 16 == 0 && KEYS % 128 == 0 && KEYS * D / 8 % L::THREADS == 0 && MT % WM == 0, "shapes");
+	static_assert(D % 16 == 0 && KEYS % 128 == 0 && KEYS * D / 8 % L::THREADS == 0 && MT % WM == 0 && L::BYTES <= 227 << 10, "shapes");
 	constexpr int NT = KEYS / SLICES / 8;               // tiles of 8 keys of a warp
 	constexpr int DT = (D / 8 + SLICES - 1) / SLICES;   // tiles of 8 columns of a warp: slice, slice+8
 	constexpr int RT = MT / WM;                         // tiles of 16 rows of a warp
@@ -130,6 +112,8 @@ __device__ __forceinline__ void decode_units(const af_decode_args &a, uint8_t *s
 	const int g = a.heads / a.kv_heads;
 	const float scale2 = a.scale * LOG2E;
 
+	const bool early = a.early;
+	if (!early) pdl_wait();
 	decode_tiles<D, MT, WM, KEYS, STAGES> tiles(a, ring);
 	const af_decode_unit *at = a.plan->unit + blockIdx.x;
 	af_decode_unit unit = tiles.unit;
@@ -139,8 +123,7 @@ __device__ __forceinline__ void decode_units(const af_decode_args &a, uint8_t *s
 		tiles.start();
 		ahead++;
 	}
-	if (a.flags & 1) pdl_launch();
-	pdl_wait();
+	if (early) pdl_wait();
 	for (; ahead < STAGES - 1; ahead++) tiles.start();
 
 	int slot = 0, loaded = -1;
@@ -168,7 +151,7 @@ __device__ __forceinline__ void decode_units(const af_decode_args &a, uint8_t *s
 				uint4 w = make_uint4(0, 0, 0, 0);
 				if (m < m_rows) {
 					const int r = __ldg(a.plan->group[group].row + m / g);
-					w = *reinterpret_cast<const uint4 *>(a.q + (int64_t)r * a.q_stride + (unit.head * g + m % g) * D + 8 * c);
+					w = *reinterpret_cast<const uint4 *>(a.q + (int64_t)r * a.stride + (unit.head * g + m % g) * D + 8 * c);
 				}
 				*reinterpret_cast<uint4 *>(smem + L::Q + m * L::PITCH + 16 * c) = w;
 			}
@@ -212,9 +195,8 @@ __device__ __forceinline__ void decode_units(const af_decode_args &a, uint8_t *s
 						const af_decode_row row = rows[row_of(t, h)];
 #pragma unroll
 						for (int i = 0; i < 2 * NT; i++) {
-							const int n = unit.key + off + slice * (KEYS / SLICES) + 8 * (i / 2) + 2 * (lane & 3) + i % 2 - row.past;
-							const bool sees = n < 0 || (n < 32 && (row.mask >> (n & 31) & 1));
-							if (!sees) s[t][i / 2][2 * h + i % 2] = -CUDART_INF_F;
+							const int n = unit.key + off + slice * (KEYS / SLICES) + 8 * (i / 2) + 2 * (lane & 3) + i % 2;
+							if (!sees(row.past, row.mask, n)) s[t][i / 2][2 * h + i % 2] = -CUDART_INF_F;
 						}
 					}
 			}
@@ -319,99 +301,11 @@ __device__ __forceinline__ void decode_units(const af_decode_args &a, uint8_t *s
 	cp_async_wait<0>();
 }
 
-// arrive_and_wait returns when all blocks have called it, and then what they wrote before can be read. All blocks must be resident
-// together, which a grid of as many as fit comes to be: whatever holds a place before them waits for none of them. Block 0 adds
-// what makes the top bit flip as the last one arrives, so that the count is ready for the next launch.
-__device__ __forceinline__ void arrive_and_wait(uint32_t *count) {
-	__syncthreads();
-	if (threadIdx.x == 0) {
-		const uint32_t add = blockIdx.x == 0 ? 0x80000000u - (gridDim.x - 1) : 1;
-		uint32_t before, now;
-		__threadfence();
-		asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(count), "r"(add) : "memory");
-		do {
-			asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(count) : "memory");
-		} while (((before ^ now) & 0x80000000u) == 0);
-	}
-	__syncthreads();
-}
-
-// merge adds up the states of a row and query head: warp w those of chunks w, w+WARPS, ... in order, then the warps in order.
-template <int D, int WARPS>
-__device__ __forceinline__ void merge(const af_decode_args &a, int row, int head, uint8_t *smem) {
-	constexpr int BATCH = 8;
-	float4(*parts)[32] = reinterpret_cast<float4(*)[32]>(smem); // [WARPS][32]
-	float *tops = reinterpret_cast<float *>(parts + WARPS), *weights = tops + WARPS;
-	const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-	const int n = __ldg(&a.plan->row[row].chunks), slot = __ldg(&a.plan->row[row].slot);
-	const float *lse = a.lse + (int64_t)slot * a.heads + head;
-	const float *o = a.o + ((int64_t)slot * a.heads + head) * D + 4 * lane;
-	const int64_t step = (int64_t)a.heads * D;
-	const bool on = 4 * lane < D;
-	float4 v[BATCH];
-	auto fetch = [&](int first) {
-#pragma unroll
-		for (int i = 0; i < BATCH; i++) {
-			const int c = first + WARPS * i;
-			v[i] = on && c < n ? __ldcg(reinterpret_cast<const float4 *>(o + c * step)) : make_float4(0, 0, 0, 0);
-		}
-	};
-	fetch(warp);
-	float top = -CUDART_INF_F;
-	for (int c = warp + WARPS * lane; c < n; c += WARPS * 32) top = fmaxf(top, __ldcg(lse + (int64_t)c * a.heads));
-	top = warp_max(top);
-	if (lane == 0) tops[warp] = top;
-	__syncthreads();
-#pragma unroll
-	for (int i = 0; i < WARPS; i++) top = fmaxf(top, tops[i]);
-	if (top == -CUDART_INF_F) top = 0;
-	float4 acc = make_float4(0, 0, 0, 0);
-	float weight = 0;
-	for (int first = warp; first < n; first += WARPS * 32) {
-		const int c = first + WARPS * lane;
-		const float w = c < n ? exp2_fast((__ldcg(lse + (int64_t)c * a.heads) - top) * LOG2E) : 0;
-		for (int j = 0; j < 32 && first + WARPS * j < n; j += BATCH) {
-			if (first != warp || j) fetch(first + WARPS * j);
-#pragma unroll
-			for (int i = 0; i < BATCH; i++) {
-				const float x = __shfl_sync(~0u, w, j + i);
-				acc.x = fmaf(v[i].x, x, acc.x);
-				acc.y = fmaf(v[i].y, x, acc.y);
-				acc.z = fmaf(v[i].z, x, acc.z);
-				acc.w = fmaf(v[i].w, x, acc.w);
-				weight += x;
-			}
-		}
-	}
-	parts[warp][lane] = acc;
-	if (lane == 0) weights[warp] = weight;
-	__syncthreads();
-	if (warp == 0 && on) {
-		acc = make_float4(0, 0, 0, 0);
-		weight = 0;
-#pragma unroll
-		for (int i = 0; i < WARPS; i++) {
-			const float4 p = parts[i][lane];
-			acc.x += p.x;
-			acc.y += p.y;
-			acc.z += p.z;
-			acc.w += p.w;
-			weight += weights[i];
-		}
-		const float inv = weight > 0 ? 1 / weight : 0;
-		*reinterpret_cast<uint2 *>(a.out + (int64_t)row * a.out_stride + head * D + 4 * lane) =
-			make_uint2(bf16_pack(acc.x * inv, acc.y * inv), bf16_pack(acc.z * inv, acc.w * inv));
-	}
-	__syncthreads();
-}
-
 template <int D, int MT, int WM, int KEYS, int STAGES>
 __device__ __forceinline__ void decode(const af_decode_args &a) {
 	extern __shared__ __align__(128) uint8_t smem[];
+	pdl_launch();
 	decode_units<D, MT, WM, KEYS, STAGES>(a, smem);
-	if (!(a.flags & 1)) pdl_launch();
-	arrive_and_wait(a.count);
-	for (int i = blockIdx.x; i < a.rows * a.heads; i += gridDim.x) merge<D, SLICES * WM>(a, i / a.heads, i % a.heads, smem);
 }
 
 } // namespace
@@ -421,9 +315,6 @@ constexpr int KEYS = 128, STAGES = 4;
 
 #define AF_DECODE(D, MT, WM)                                                                            \
 	typedef af_decode_args af_decode_##D##_##MT##_args;                                                 \
-	extern "C" {                                                                                        \
-	__device__ uint32_t af_shared_decode_##D##_##MT = decode_layout<D, MT, WM, KEYS, STAGES>::BYTES;    \
-	}                                                                                                   \
 	AF_KERNEL(decode_##D##_##MT, 32 * SLICES * WM, 1) { decode<D, MT, WM, KEYS, STAGES>(a); }
 
 #ifndef AF_HARNESS

@@ -38,16 +38,37 @@ struct af_decode_plan {
 };
 
 struct af_decode_args {
-  uint16_t *out;              // bf16 [rows][out_stride]
-  const uint16_t *q;          // bf16 [rows][q_stride]
+  const uint16_t *q;          // bf16 [rows][stride]
   const uint16_t *k, *v;      // bf16 [page][kv_heads][64][head_dim]
   const af_decode_plan *plan;
   const int32_t *pages;       // page tables of all sequences
   float *o;                   // [slot][heads][head_dim], normalised
   float *lse;                 // [slot][heads], natural logarithm
-  uint32_t *count;            // of blocks that are done; zero before the first launch, and left alone between launches
-  int32_t q_stride, out_stride; // multiples of 8
-  int32_t rows, heads, kv_heads;
+  int32_t stride;             // a multiple of 8
+  int32_t heads, kv_heads;
   float scale;
-  int32_t flags, pad;
+  int32_t early;              // plan, pages and old K/V are in place before the kernel ahead is done
+  int32_t pad;
+};
+
+struct af_decode_merge_args {
+  uint16_t *out;              // bf16 [rows][stride]
+  const float *o, *lse;
+  const af_decode_plan *plan;
+  int32_t stride, heads, head_dim;
+  int32_t early;              // the plan is in place before the kernel ahead is done
+};
+
+// On Hopper: the same, with K and V described by tensor maps.
+struct af_decode_tma_args {
+  alignas(64) unsigned char k[2][128], v[2][128]; // CUtensorMap of [rows of all pages and heads][head_dim], boxes of 64 rows: the first 64
+                                                  // columns, and the rest
+  const uint16_t *q;
+  const af_decode_plan *plan;
+  const int32_t *pages;
+  float *o, *lse;
+  int32_t stride, heads, kv_heads;
+  float scale;
+  int32_t early;
+  int32_t pad[17];
 };

@@ -1,5 +1,3 @@
-//go:build cuda
-
 package cuda
 
 import (
@@ -22,10 +20,9 @@ type decodeSegment struct {
 }
 
 const (
-	decodeRows      = 32 // of a pass
-	decodeGroups    = 64
-	decodeGroupRows = 64 // rows times heads that share a K/V head, in one group
-	pageRows        = compute.PageRows
+	decodeRows   = 32 // of a pass
+	decodeGroups = 64
+	pageRows     = compute.PageRows
 )
 
 // Keys are cut into chunks at fixed places, whatever the length: a row's result is the merge of its chunks' states in order, so it
@@ -85,6 +82,7 @@ const (
 type decodePlanner struct {
 	kvHeads, share int // share: query heads of a K/V head
 	blocks         int
+	together       int // rows that a group may have
 
 	rows   []decodeRow
 	groups []decodeGroup
@@ -98,16 +96,17 @@ type decodePlanner struct {
 	bytes  []byte
 }
 
-func newDecodePlanner(heads, kvHeads, blocks int) (*decodePlanner, error) {
+// newDecodePlanner plans for kernels that take groups of up to wide rows times query heads of a K/V head.
+func newDecodePlanner(heads, kvHeads, blocks, wide int) (*decodePlanner, error) {
 	switch {
 	case heads < 1 || kvHeads < 1 || heads%kvHeads != 0:
 		return nil, fmt.Errorf("cuda: decode attention: %d heads do not share %d K/V heads evenly", heads, kvHeads)
-	case heads/kvHeads > decodeGroupRows:
-		return nil, fmt.Errorf("cuda: decode attention: %d query heads share a K/V head, at most %d can", heads/kvHeads, decodeGroupRows)
-	case kvHeads > 256 || blocks < 1:
+	case heads/kvHeads > wide:
+		return nil, fmt.Errorf("cuda: decode attention: %d query heads share a K/V head, at most %d can", heads/kvHeads, wide)
+	case kvHeads > 256 || blocks < 1 || blocks > 1<<16:
 		return nil, fmt.Errorf("cuda: decode attention: %d K/V heads, %d blocks", kvHeads, blocks)
 	}
-	return &decodePlanner{kvHeads: kvHeads, share: heads / kvHeads, blocks: blocks}, nil
+	return &decodePlanner{kvHeads: kvHeads, share: heads / kvHeads, blocks: blocks, together: wide * kvHeads / heads}, nil
 }
 
 // plan plans a pass. Segments whose tables name the same pages for the same chunks, below the past of each, have their rows stacked
@@ -226,7 +225,7 @@ func (w *decodeWalk) rowsOf(set []int) []int32 {
 // sets than a plan can name: room is left for each row to be on its own.
 func (w *decodeWalk) stack(set []int, from, to int) bool {
 	rows := w.rowsOf(set)
-	if per := decodeGroupRows / w.share; len(w.groups)+(len(rows)+per-1)/per > decodeGroups-decodeRows {
+	if len(w.groups)+(len(rows)+w.together-1)/w.together > decodeGroups-decodeRows {
 		return false
 	}
 	w.add(rows, set[0], from, to)
@@ -240,7 +239,7 @@ func (w *decodeWalk) add(rows []int32, s, from, to int) {
 	}
 	g := &w.segs[s]
 	groups := len(w.groups)
-	for part := range slices.Chunk(rows, decodeGroupRows/w.share) {
+	for part := range slices.Chunk(rows, w.together) {
 		x := decodeGroup{rows: int32(len(part))}
 		copy(x.row[:], part)
 		w.groups = append(w.groups, x)
