@@ -131,13 +131,6 @@ func (v view) size() int64 {
 	return 4
 }
 
-func (v view) as() compute.DType {
-	if v.half != 0 {
-		return compute.BF16
-	}
-	return compute.F32
-}
-
 // wide reports whether every row starts on 16 bytes.
 func (v view) wide() bool { return v.p%16 == 0 && (v.rows <= 1 || v.stride*v.size()%16 == 0) }
 

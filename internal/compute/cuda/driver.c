@@ -31,10 +31,6 @@ int af_function_info(CUfunction f, int *regs, int *smem, int *local, int *max_th
 	return rc;
 }
 
-int af_occupancy(CUfunction f, int block, size_t smem, int *blocks_per_sm) {
-	return cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks_per_sm, f, block, smem);
-}
-
 int af_host_alloc(void **p, size_t bytes) { return cuMemHostAlloc(p, bytes, CU_MEMHOSTALLOC_PORTABLE); }
 
 // Relaxed: everything that touches this context runs on one thread, so no call of another can slip into the capture, and loading a

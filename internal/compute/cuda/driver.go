@@ -249,12 +249,6 @@ func (f *cuFunction) allowShared(bytes uint32) error {
 	return check(C.af_function_smem(f.c(), C.int(bytes)))
 }
 
-func (f *cuFunction) occupancy(block int, smem uint32) (int, error) {
-	var n C.int
-	err := check(C.af_occupancy(f.c(), C.int(block), C.size_t(smem), &n))
-	return int(n), err
-}
-
 func (f *cuFunction) launch(s *cuStream, grid, block [3]uint32, smem uint32, overlap bool, args unsafe.Pointer) error {
 	l := C.af_launch{
 		grid:  [3]C.uint32_t{C.uint32_t(grid[0]), C.uint32_t(grid[1]), C.uint32_t(grid[2])},

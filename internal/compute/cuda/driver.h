@@ -20,7 +20,6 @@ int af_launch_kernel(CUfunction f, CUstream s, const af_launch *l, void *args);
 int af_function_smem(CUfunction f, int bytes);
 // Makes the function resident, and reads what it needs: registers a thread, static shared and local memory in bytes.
 int af_function_info(CUfunction f, int *regs, int *smem, int *local, int *max_threads);
-int af_occupancy(CUfunction f, int block, size_t smem, int *blocks_per_sm);
 
 int af_host_alloc(void **p, size_t bytes); // page-locked
 

@@ -74,14 +74,7 @@ func (d *device) kernel(name string) (*kernel, error) {
 
 var errNoKernel = errors.New("there is none for compute capability")
 
-// occupancy is how many blocks of a size, with smem bytes of dynamic shared memory each, run on one multiprocessor at a time.
-func (k *kernel) occupancy(threads int, smem uint32) (int, error) {
-	if err := k.allowShared(smem); err != nil {
-		return 0, err
-	}
-	return k.fn.occupancy(threads, smem)
-}
-
+// allowShared lets launches ask for so much dynamic shared memory.
 func (k *kernel) allowShared(smem uint32) error {
 	if smem <= k.shared {
 		return nil
