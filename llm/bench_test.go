@@ -1,15 +1,17 @@
 package llm
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/fstest"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"afterimage/internal/compute"
-	"afterimage/internal/weights"
 	"afterimage/internal/weights/weightstest"
 )
 
@@ -35,24 +37,17 @@ func defaultShapes() map[string][]int {
 // fullMemory is about the rows of a prompt with a full `flash` memory: 9 fine and 64 coarse entries, their marks and times.
 const fullMemory = 1150
 
-func onFastDevices(b *testing.B, bench func(b *testing.B, m *model)) {
+func onFastDevices(b *testing.B, bench func(b *testing.B, m *bare)) {
 	for name, open := range devices {
 		if name == "reference" {
 			continue // nothing there is fast
 		}
-		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8} {
+		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4} {
 			b.Run(name+"/"+as.String(), func(b *testing.B) {
 				dev, err := open()
 				require.NoError(b, err)
 				defer dev.Close()
-				fsys := weightstest.Random(defaultConfig, defaultShapes(), 1)
-				c, err := ReadConfig(fsys)
-				require.NoError(b, err)
-				ck, err := weights.Open(fsys)
-				require.NoError(b, err)
-				m, err := newModel(context.Background(), c, ck, dev, as)
-				require.NoError(b, err)
-				defer m.close()
+				m := testDecoder(b, weightstest.Random(defaultConfig, defaultShapes(), 1), dev, as)
 				bench(b, m)
 			})
 		}
@@ -61,7 +56,7 @@ func onFastDevices(b *testing.B, bench func(b *testing.B, m *model)) {
 
 // BenchmarkPrefill is the embedded default's size given a full memory with nothing cached.
 func BenchmarkPrefill(b *testing.B) {
-	onFastDevices(b, func(b *testing.B, m *model) {
+	onFastDevices(b, func(b *testing.B, m *bare) {
 		s := &sequence{}
 		s.image(noise(fullMemory, m.c.Hidden), 1)
 		for b.Loop() {
@@ -73,15 +68,13 @@ func BenchmarkPrefill(b *testing.B) {
 
 // BenchmarkDecode is one token at a time after a full memory.
 func BenchmarkDecode(b *testing.B) {
-	onFastDevices(b, func(b *testing.B, m *model) {
+	onFastDevices(b, func(b *testing.B, m *bare) {
 		s := &sequence{}
 		s.image(noise(fullMemory, m.c.Hidden), 1)
 		prefill(b, m, s)
 		next, past := []int32{1}, fullMemory
 		for b.Loop() {
-			out, err := m.forward(context.Background(), []span{{ids: next}}, past, 1)
-			require.NoError(b, err)
-			next[0] = argmax(out.Row(0))
+			next[0] = argmax(m.forward(b, []compute.Input{{IDs: next}}, past, 1).Row(0))
 			if past++; past == fullMemory+100 {
 				past = fullMemory
 			}
@@ -90,15 +83,44 @@ func BenchmarkDecode(b *testing.B) {
 	})
 }
 
-func prefill(b *testing.B, m *model, s *sequence) {
+func prefill(b *testing.B, m *bare, s *sequence) {
 	n := len(s.keys)
-	for from := 0; from < n; from += chunk {
-		to, want := min(from+chunk, n), 0
+	for from := 0; from < n; from += opsChunkRows {
+		to, want := min(from+opsChunkRows, n), 0
 		if to == n {
 			want = 1
 		}
-		_, err := m.forward(context.Background(), s.slice(nil, from, to), from, want)
-		require.NoError(b, err)
+		m.forward(b, s.slice(nil, from, to), from, want)
+	}
+}
+
+// BenchmarkAnswers is several answers at once after a full memory that they share, scheduler and all.
+func BenchmarkAnswers(b *testing.B) {
+	dev, err := devices[best]()
+	require.NoError(b, err)
+	defer dev.Close()
+	for _, n := range []int{1, 2, 4, 8} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			e, err := LoadRandom(fstest.MapFS{"config.json": {Data: []byte(defaultConfig)}}, dev, LoadOptions{Weights: compute.BF16})
+			require.NoError(b, err)
+			defer e.Close()
+			memory := Part{Visual: noise(fullMemory, e.Dim()), ID: 1}
+			require.NoError(b, e.Warm(b.Context(), Prompt{memory}))
+			var first atomic.Int64
+			for b.Loop() {
+				var all sync.WaitGroup
+				for i := range n {
+					all.Go(func() {
+						s, err := e.Generate(b.Context(), Prompt{memory, {Tokens: []int32{int32(i), 2, 3, 4, 5, 6, 7, 8, 9}}}, Options{MaxTokens: 32}, func(Token) error { return nil })
+						assert.NoError(b, err)
+						first.Add(int64(s.FirstToken))
+					})
+				}
+				all.Wait()
+			}
+			b.ReportMetric(float64(32*n*b.N)/b.Elapsed().Seconds(), "tokens/s")
+			b.ReportMetric(float64(first.Load())/float64(n*b.N)/1e6, "ms/first")
+		})
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+
+	"afterimage/internal/compute"
 )
 
-// Config is a checked config.json. Llama and Qwen2 are settings of one decoder.
+// Config is a checked config.json. Llama, Qwen2 and Phi-3 are settings of one decoder.
 type Config struct {
 	Hidden, Layers, Heads, KVHeads, HeadDim int
 	MLP, Vocab                              int
@@ -16,6 +18,7 @@ type Config struct {
 	Eps                                     float32
 	QKVBias                                 bool
 	Tied                                    bool // the embedding table is the output head
+	Fused                                   bool // checkpoints hold q, k, v as one matrix, and gate and up as one
 	InvFreq                                 []float32
 	EOS                                     []int32 // end-of-sequence tokens the config names; the tokenizer may add one
 }
@@ -45,6 +48,7 @@ type rawConfig struct {
 	Bias        bool            `json:"attention_bias"`
 	MLPBias     bool            `json:"mlp_bias"`
 	Sliding     bool            `json:"use_sliding_window"`
+	Window      *int            `json:"sliding_window"` // Phi-3 needs no flag for it
 	Partial     *float64        `json:"partial_rotary_factor"`
 	TP          *int            `json:"pretraining_tp"`
 	Quant       any             `json:"quantization_config"`
@@ -64,7 +68,7 @@ type rawRope struct {
 	Original float64  `json:"original_max_position_embeddings"`
 }
 
-// ReadConfig reads config.json of a model directory: an afterimage_vlm, or a llama or qwen2 alone.
+// ReadConfig reads config.json of a model directory: an afterimage_vlm, or a llama, qwen2 or phi3 alone.
 func ReadConfig(fsys fs.FS) (*Config, error) {
 	raw, err := fs.ReadFile(fsys, "config.json")
 	if err != nil {
@@ -108,7 +112,7 @@ func parseConfig(data []byte) (*Config, error) {
 
 func (r *rawConfig) check() (*Config, error) {
 	switch r.ModelType {
-	case "llama", "qwen2":
+	case "llama", "qwen2", "phi3":
 	default:
 		return nil, fmt.Errorf("model_type %q is not supported", r.ModelType)
 	}
@@ -156,7 +160,14 @@ func (r *rawConfig) check() (*Config, error) {
 		return nil, errors.New("quantization_config is not supported")
 	}
 	c := &Config{Hidden: r.Hidden, Layers: r.Layers, Heads: r.Heads, KVHeads: *r.KVHeads, HeadDim: *r.HeadDim, MLP: r.MLP,
-		Vocab: r.Vocab, Context: min(r.Positions, maxContext), Eps: 1e-6, QKVBias: r.ModelType == "qwen2", Tied: r.Tied != nil && *r.Tied}
+		Vocab: r.Vocab, Context: min(r.Positions, maxContext), Eps: 1e-6, QKVBias: r.ModelType == "qwen2", Fused: r.ModelType == "phi3",
+		Tied: r.Tied != nil && *r.Tied}
+	if c.Fused && r.Window != nil {
+		if *r.Window < 1 {
+			return nil, fmt.Errorf("sliding_window %d is out of range", *r.Window)
+		}
+		c.Context = min(c.Context, *r.Window) // up to there it hides nothing
+	}
 	if r.Eps != nil {
 		c.Eps = *r.Eps
 	}
@@ -254,4 +265,10 @@ func ids(raw json.RawMessage, vocab int) ([]int32, error) {
 		}
 	}
 	return list, nil
+}
+
+// decoder says the same to a device.
+func (c *Config) decoder(as compute.DType, pages int) compute.DecoderConfig {
+	return compute.DecoderConfig{Hidden: c.Hidden, Layers: c.Layers, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, MLP: c.MLP, Vocab: c.Vocab,
+		Context: c.Context, Pages: pages, Eps: c.Eps, QKVBias: c.QKVBias, Tied: c.Tied, InvFreq: c.InvFreq, Weights: as}
 }

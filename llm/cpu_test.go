@@ -7,10 +7,11 @@ import (
 	"afterimage/internal/compute/cpu"
 )
 
-// addCPU adds every level of C kernels that this machine has.
+// addCPU adds every level of C kernels that this machine has; best is the last.
 var _ = func() bool {
 	for _, level := range cpu.Levels() {
 		devices[level] = func() (compute.Device, error) { return cpu.Open(2, level) }
+		best = level
 	}
 	return true
 }()

@@ -1,8 +1,10 @@
-// Package llm answers from a prompt of words and pictures. There are only a few types: a Prompt is Parts in order, an Engine runs
-// a language model on a device and streams Tokens with Stats at the end, and a Drafter guesses ahead so that the engine can
-// verify several tokens in one pass.
+// Package llm answers from prompts of words and pictures. There are only a few types: a Prompt is Parts in order, an Engine runs
+// a language model on a device for many askers at once and streams Tokens with Stats at the end, and a Drafter guesses ahead so that
+// the engine can verify several tokens in one pass. Below them, unexported: the scheduler decides which rows of which request the
+// next pass runs, the pool deals out pages of K/V and finds what is there already, and the device's decoder runs the pass.
 //
-// A question's walk is Engine.Generate: take a turn, reuse the longest cached prefix, prefill the rest, then draft, verify, accept.
+// A question's walk is Engine.Generate: wait for a place, share the pages of the longest cached prefix, prefill the rest in chunks,
+// then draft, verify, accept, in passes together with whoever else is answered.
 package llm
 
 import (
@@ -20,14 +22,17 @@ import (
 	"afterimage/llm/tokenizer"
 )
 
-// Options say how to generate. Equal options, seed included, give equal tokens on the same device, with or without a Drafter.
+// Options say how to generate. Equal options, seed included, give equal tokens on the same device, with or without a Drafter and
+// whoever else is answered meanwhile.
 type Options struct {
 	MaxTokens         int     // 0 is 256
 	Temperature, TopP float32 // Temperature 0 is greedy; TopP 0 or 1 keeps all tokens
 	Seed              uint64
+	Client            uint64 // whose question it is: when many wait, clients take turns
 }
 
-// Token is one generated token. Text is what became certain with it: whole UTF-8 characters, "" while one is incomplete.
+// Token is one generated token. Text is what became certain with it: whole UTF-8 characters, "" while one is incomplete, and always
+// "" from an engine without a tokenizer.
 type Token struct {
 	ID   int32
 	Text string
@@ -36,7 +41,7 @@ type Token struct {
 // Stats describe one Generate. Times are from the call's start, FirstToken therefore includes Queued.
 type Stats struct {
 	PromptTokens int // rows of the prompt, visual ones included
-	CachedTokens int // of those, found in the KV cache
+	CachedTokens int // of those, found in the K/V cache
 	VisualTokens int
 	Generated    int // tokens emitted
 	Drafted      int // tokens a Drafter proposed
@@ -47,36 +52,67 @@ type Stats struct {
 	Finish       string // "stop" (the model ended), "length" (MaxTokens or context) or "cancelled" (ctx, emit or Close)
 }
 
-const defaultMaxTokens = 256
+// Counters say what an Engine holds now and has done so far.
+type Counters struct {
+	Waiting, Active int    // questions
+	Refused         uint64 // with ErrBusy
 
-// ErrClosed is what Generate returns once the Engine is closed.
-var ErrClosed = errors.New("llm: engine is closed")
+	StepPasses, StepRows, StepRequests uint64 // passes that decode; StepRequests/StepPasses is how many answers share one
+	PromptPasses, PromptRows           uint64 // passes of prompts
+	WarmPasses, WarmRows               uint64 // passes of Warm
+	Drafted, Accepted                  uint64 // tokens
 
-// Engine holds one model and the K/V of one sequence. It is safe for concurrent use: requests are served one at a time in the
-// order they came. It has device memory, so it must be closed, before its device.
+	Pages, FreePages, CachedPages int // of K/V, 64 rows each: all, empty ones, and ones kept for prompts that begin alike
+	EvictedPages                  uint64
+	Bytes                         int64 // of device memory for weights and K/V
+}
+
+const (
+	defaultMaxTokens = 256
+	defaultMaxQueue  = 64
+)
+
+// ErrClosed is what Generate returns once the Engine is closed. ErrBusy is wrapped by what it returns, at once, when as many
+// questions wait already as the Engine lets wait.
+var (
+	ErrClosed = errors.New("llm: engine is closed")
+	ErrBusy   = errors.New("busy")
+)
+
+// Engine holds one model and the K/V of many sequences. It is safe for concurrent use: requests share its passes, and tokens do not
+// depend on that. What is waiting is served client by client. It has device memory, so it must be closed, before its device.
+//
+// An error of the device ends the requests that were in that pass. When the device is lost (compute.ErrDeviceLost), all end with
+// that error, and so does every later call; the Engine still closes.
 type Engine struct {
-	c     *Config
-	tok   *tokenizer.Tokenizer
-	eos   []int32
-	draft Drafter
-	life  context.Context
-	end   context.CancelFunc
+	c   *Config
+	tok *tokenizer.Tokenizer // nil of LoadRandom
+	eos []int32
+	s   *scheduler
+}
 
-	turn   chan struct{} // holding its one slot is owning all below; the runtime serves waiting senders in order
-	m      *model        // nil once closed
-	cached cache
-	base   int // rows in the cache before the last verify
-	spans  []span
+// LoadOptions say how an Engine is made.
+type LoadOptions struct {
+	Weights  compute.DType // of all products
+	Drafter  Drafter       // may be nil
+	Pages    int           // of K/V, 64 rows each, at least one context; 0: what the device thinks best
+	MaxQueue int           // questions that may wait; 0 is 64
+	Seed     uint64        // of LoadRandom's weights
 }
 
 // Load reads a Hugging Face directory (config.json, tokenizer.json, safetensors) and prepares the model on dev, its products in
-// the given precision. d may be nil. The KV cache is sized here for the model's context, at most 16384 positions.
+// the given precision. d may be nil. A sequence may take the model's context, at most 16384 positions.
 func Load(dir string, dev compute.Device, as compute.DType, d Drafter) (*Engine, error) {
 	return LoadFS(os.DirFS(dir), dev, as, d)
 }
 
 // LoadFS is Load from any file system, such as one embedded in the program.
-func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType, d Drafter) (_ *Engine, err error) {
+func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType, d Drafter) (*Engine, error) {
+	return LoadWith(fsys, dev, LoadOptions{Weights: as, Drafter: d})
+}
+
+// LoadWith is LoadFS with everything that can be chosen.
+func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err error) {
 	c, err := ReadConfig(fsys)
 	if err != nil {
 		return nil, err
@@ -101,18 +137,55 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType, d Drafter) (_ *Eng
 		return nil, fmt.Errorf("llm: %w", err)
 	}
 	defer func() { err = errors.Join(err, ck.Close()) }()
-	m, err := newModel(context.Background(), c, ck, dev, as)
+	return load(c, tok, eos, dev, o, ck)
+}
+
+// LoadRandom makes an engine of config.json alone, with random weights, to time what a model of that size takes. It knows no words:
+// prompts are Tokens and Visual rows, and an answer goes on until MaxTokens.
+func LoadRandom(fsys fs.FS, dev compute.Device, o LoadOptions) (*Engine, error) {
+	c, err := ReadConfig(fsys)
+	if err != nil {
+		return nil, err
+	}
+	return load(c, nil, nil, dev, o, nil)
+}
+
+// load makes an engine of a decoder. ck is nil for random weights.
+func load(c *Config, tok *tokenizer.Tokenizer, eos []int32, dev compute.Device, o LoadOptions, ck *weights.Checkpoint) (*Engine, error) {
+	dc := c.decoder(o.Weights, o.Pages)
+	dc.Seed = o.Seed
+	dec, err := newDecoder(dev, dc, c, ck)
 	if err != nil {
 		return nil, fmt.Errorf("llm: load: %w", err)
 	}
-	return newEngine(m, tok, eos, d), nil
+	return newEngine(c, tok, eos, dec, o), nil
 }
 
-func newEngine(m *model, tok *tokenizer.Tokenizer, eos []int32, d Drafter) *Engine {
-	e := &Engine{c: m.c, tok: tok, eos: eos, draft: d, turn: make(chan struct{}, 1), m: m}
-	e.cached.keys = make([]key, 0, m.c.Context)
-	e.life, e.end = context.WithCancel(context.Background())
-	return e
+// newDecoder makes the device's own decoder, or one from its Ops where the device has none of that kind.
+func newDecoder(dev compute.Device, dc compute.DecoderConfig, c *Config, ck *weights.Checkpoint) (compute.Decoder, error) {
+	if own, ok := dev.(compute.Decoders); ok {
+		var w compute.DecoderWeights
+		if ck != nil {
+			w = newCheckpoint(c, ck)
+		}
+		if d, err := own.NewDecoder(context.Background(), dc, w); !errors.Is(err, errors.ErrUnsupported) {
+			return d, err
+		}
+	}
+	if ck == nil {
+		var err error
+		if ck, err = weights.Open(weights.Random{Seed: dc.Seed}); err != nil {
+			return nil, err
+		}
+	}
+	return newOpsDecoder(context.Background(), dev, dc, newCheckpoint(c, ck))
+}
+
+func newEngine(c *Config, tok *tokenizer.Tokenizer, eos []int32, dec compute.Decoder, o LoadOptions) *Engine {
+	if o.MaxQueue == 0 {
+		o.MaxQueue = defaultMaxQueue
+	}
+	return &Engine{c: c, tok: tok, eos: eos, s: newScheduler(dec, o.Drafter, c.Context, c.Vocab, o.MaxQueue)}
 }
 
 // stopTokens gathers every token that ends an answer: from the two configs and by our own name for it.
@@ -146,6 +219,9 @@ func (e *Engine) Dim() int { return e.c.Hidden }
 // Context is the rows that a prompt and its answer may take together.
 func (e *Engine) Context() int { return e.c.Context }
 
+// Counters are those of this moment.
+func (e *Engine) Counters() Counters { return e.s.read() }
+
 // Generate answers p: it calls emit for every token as it comes, on the caller's goroutine, and returns how it went. An error from
 // emit, ctx or Close ends it between two passes, with Stats up to there and Finish "cancelled". Errors caused by the prompt wrap
 // ErrPrompt and are found before anything runs.
@@ -155,153 +231,99 @@ func (e *Engine) Generate(ctx context.Context, p Prompt, o Options, emit func(To
 		o.MaxTokens = defaultMaxTokens
 	}
 	if o.MaxTokens < 0 || !(o.Temperature >= 0) || !(o.TopP >= 0 && o.TopP <= 1) {
-		return Stats{}, fmt.Errorf("llm: %w: options out of range: %+v", ErrPrompt, o)
+		return Stats{}, fmt.Errorf("llm: %w: options out of range: %d tokens, temperature %g, top-p %g", ErrPrompt, o.MaxTokens, o.Temperature, o.TopP)
 	}
-	s, err := p.rows(e.tok, e.c)
+	r, err := e.request(p)
 	if err != nil {
-		return Stats{}, fmt.Errorf("llm: %w", err)
+		return Stats{}, err
 	}
-	stats := Stats{PromptTokens: len(s.keys), VisualTokens: s.visual}
-	done, err := e.take(ctx)
-	stats.Queued = time.Since(start)
-	if err != nil {
-		stats.Total, stats.Finish = stats.Queued, "cancelled"
-		return stats, err
+	r.limit = min(o.MaxTokens, e.c.Context-len(r.seq.keys)+1) // the last token drawn need not be run
+	r.draw = compute.Draw{Temperature: o.Temperature, TopP: o.TopP}
+	r.seed, r.client = o.Seed, o.Client
+	r.committed = append(make([]int32, 0, len(r.seq.tokens)+r.limit), r.seq.tokens...)
+	r.out = make(chan int32, r.limit)
+	stats := Stats{PromptTokens: len(r.seq.keys), VisualTokens: r.seq.visual}
+	var text *tokenizer.Stream
+	if e.tok != nil {
+		text = e.tok.NewStream()
 	}
-	defer done()
-
-	sampler := newSampler(o)
-	first, cached, err := e.prefill(ctx, s, sampler)
-	stats.CachedTokens = cached
-	if err == nil {
-		text := e.tok.NewStream()
-		d := decoder{target: e, drafter: e.draft, sampler: sampler, limit: o.MaxTokens, vocab: e.c.Vocab,
-			stop:      func(id int32) bool { return slices.Contains(e.eos, id) },
-			committed: append(make([]int32, 0, e.c.Context+1), s.tokens...),
-			emit: func(id int32) error {
-				if stats.FirstToken == 0 {
-					stats.FirstToken = time.Since(start)
-				}
-				return emit(Token{ID: id, Text: text.Push(id)})
-			}}
-		stats.Finish, err = d.run(ctx, first)
-		stats.Generated, stats.Drafted, stats.Accepted = d.generated, d.drafted, d.accepted
-	}
+	err = e.await(ctx, r, func(id int32) error {
+		if stats.FirstToken == 0 {
+			stats.FirstToken = time.Since(start)
+		}
+		stats.Generated++
+		t := Token{ID: id}
+		if text != nil {
+			t.Text = text.Push(id)
+		}
+		return emit(t)
+	})
+	stats.CachedTokens, stats.Drafted, stats.Accepted, stats.Finish = r.cached, r.drafted, r.accepts, r.finish
 	stats.Total = time.Since(start)
+	if stats.Queued = stats.Total; !r.started.IsZero() {
+		stats.Queued = r.started.Sub(start)
+	}
 	if err != nil {
 		stats.Finish = "cancelled"
-		return stats, fmt.Errorf("llm: generate: %w", err)
+		return stats, failed("generate", err)
 	}
 	return stats, nil
 }
 
-// Warm prefills p into the KV cache without generating, so that a later prompt that begins with it starts sooner. It takes a turn
-// like Generate and keeps what it has when ctx ends.
+// Warm makes the K/V cache hold p without generating, so that a later prompt that begins with it starts sooner. It runs only while
+// no question does, in short passes, and keeps what it has when ctx ends.
 func (e *Engine) Warm(ctx context.Context, p Prompt) error {
-	s, err := p.rows(e.tok, e.c)
-	if err != nil {
-		return fmt.Errorf("llm: %w", err)
-	}
-	done, err := e.take(ctx)
+	r, err := e.request(p)
 	if err != nil {
 		return err
 	}
-	defer done()
-	if _, _, err = e.prefill(ctx, s, nil); err != nil {
-		return fmt.Errorf("llm: warm: %w", err)
+	r.out = make(chan int32)
+	if err := e.await(ctx, r, nil); err != nil {
+		return failed("warm", err)
 	}
 	return nil
 }
 
-// prefill makes the KV cache hold all of s and draws the token after it, unless sampler is nil.
-func (e *Engine) prefill(ctx context.Context, s *sequence, sampler *sampler) (first int32, cached int, err error) {
-	end := len(s.keys)
-	cached = e.cached.reuse(s.keys)
-	for from := cached; from < end; {
-		if err := e.ended(ctx); err != nil {
-			return 0, cached, err
-		}
-		to, want := min(from+chunk, end), 0
-		if to == end && sampler != nil {
-			want = 1
-		}
-		e.spans = s.slice(e.spans[:0], from, to)
-		logits, err := e.m.forward(ctx, e.spans, from, want)
-		if err != nil {
-			return 0, cached, err
-		}
-		e.cached.keys = append(e.cached.keys, s.keys[from:to]...)
-		if want == 1 {
-			if !finite(logits.Data) {
-				return 0, cached, errNotFinite
-			}
-			first = sampler.sample(logits.Row(0))
-		}
-		from = to
+func failed(op string, err error) error {
+	if errors.Is(err, ErrClosed) {
+		return err // says all there is to say
 	}
-	clear(e.spans) // the prompt's rows belong to the caller
-	return first, cached, nil
+	return fmt.Errorf("llm: %s: %w", op, err)
 }
 
-// verify implements target.
-func (e *Engine) verify(ctx context.Context, tokens []int32) (compute.Matrix, error) {
-	if err := e.ended(ctx); err != nil {
-		return compute.Matrix{}, err
-	}
-	e.base = len(e.cached.keys)
-	e.spans = append(e.spans[:0], span{ids: tokens})
-	logits, err := e.m.forward(ctx, e.spans, e.base, len(tokens))
+func (e *Engine) request(p Prompt) (*request, error) {
+	s, err := p.rows(e.tok, e.c)
 	if err != nil {
-		return logits, err
+		return nil, fmt.Errorf("llm: %w", err)
 	}
-	for _, id := range tokens {
-		e.cached.keys = append(e.cached.keys, key{row: id})
-	}
-	return logits, nil
+	return &request{seq: s, stop: func(id int32) bool { return slices.Contains(e.eos, id) }}, nil
 }
 
-// keep implements target.
-func (e *Engine) keep(n int) { e.cached.keys = e.cached.keys[:e.base+n] }
-
-// room implements target.
-func (e *Engine) room() int { return e.c.Context - len(e.cached.keys) }
-
-// take waits for this caller's turn; done gives it back.
-func (e *Engine) take(ctx context.Context) (done func(), err error) {
-	if e.life.Err() != nil {
-		return nil, ErrClosed
+// await has a request run and calls take for each token. The scheduler is done with it on return.
+func (e *Engine) await(ctx context.Context, r *request, take func(id int32) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.ended = func() error { return context.Cause(ctx) }
+	if err := e.s.submit(r); err != nil {
+		return err
 	}
-	select {
-	case e.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("llm: waiting for a turn: %w", ctx.Err())
-	case <-e.life.Done():
-		return nil, ErrClosed
+	for ctx.Err() == nil {
+		select {
+		case id, ok := <-r.out:
+			if !ok {
+				return r.err
+			}
+			if err := take(id); err != nil {
+				cancel(err)
+			}
+		case <-ctx.Done():
+		}
 	}
-	if e.m == nil {
-		<-e.turn
-		return nil, ErrClosed
+	e.s.withdraw(r)
+	for range r.out { // what came too late
 	}
-	return func() { <-e.turn }, nil
+	return context.Cause(ctx)
 }
 
-// ended says why the request that has the turn should stop before its next pass, if it should.
-func (e *Engine) ended(ctx context.Context) error {
-	if e.life.Err() != nil {
-		return ErrClosed
-	}
-	return ctx.Err()
-}
-
-// Close cancels what is being generated, waits for it and frees the device memory. A second Close does nothing.
-func (e *Engine) Close() error {
-	e.end()
-	e.turn <- struct{}{}
-	defer func() { <-e.turn }()
-	if e.m == nil {
-		return nil
-	}
-	err := e.m.close()
-	e.m = nil
-	return err
-}
+// Close cancels what is being generated, waits for the pass under way and frees the device memory. A second Close does nothing.
+func (e *Engine) Close() error { return e.s.close() }

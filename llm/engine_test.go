@@ -7,10 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -107,15 +105,13 @@ func TestPromptLogits(t *testing.T) {
 		s, err := g.prompt.rows(e.tok, e.c)
 		require.NoError(t, err)
 		n := len(s.keys)
+		d := &bare{e.s.dec, e.c, allPages(e.s.dec)} // nobody asks meanwhile
 		for cached := range n {
-			e.cached.keys = e.cached.keys[:0]
 			if cached > 0 {
-				_, err := e.m.forward(context.Background(), s.slice(nil, 0, cached), 0, 0)
-				require.NoError(t, err)
+				d.forward(t, s.slice(nil, 0, cached), 0, 0)
 			}
-			want := min(n-cached, maxDraft+1)
-			out, err := e.m.forward(context.Background(), s.slice(nil, cached, n), cached, want)
-			require.NoError(t, err)
+			want := min(n-cached, opsStepRows)
+			out := d.forward(t, s.slice(nil, cached, n), cached, want)
 			for i := range want {
 				require.LessOrEqual(t, worst(t, g.logits.Row(n-want+i), out.Row(i)), 2e-5, "row %d after %d cached", n-want+i, cached)
 			}
@@ -127,7 +123,7 @@ func TestPrefixReuse(t *testing.T) {
 	dev := computetest.Open()
 	defer dev.Close()
 	g := readVLM(t)
-	e, fresh := openEngine(t, dev, nil), openEngine(t, dev, nil)
+	e := openEngine(t, dev, nil)
 	question := func(memory Prompt, text string) Prompt {
 		return append(append(Prompt{}, memory...), Part{Control: "<|user|>"}, Part{Text: text}, Part{Control: "<|assistant|>"})
 	}
@@ -144,19 +140,24 @@ func TestPrefixReuse(t *testing.T) {
 		{question(memory, "was the gate open?"), 0},
 		{question(memory, "how many people?"), tok(memory) + 1},
 		{question(other, "how many people?"), tok(memory[:6])},
-		{question(memory, "how many people?"), tok(memory[:6])},
+		{question(memory, "how many people?"), tok(question(memory, "how many people?")) - 1}, // the other one did not take its place
 		{question(nobody, "how many people?"), tok(memory[:3])},
 		{question(nobody, "how many people?"), tok(memory[:3])},
 		{question(memory[:3], "?"), tok(memory[:3])},
 	} {
 		have, _, s := answer(t, e, tt.prompt, Options{MaxTokens: 6})
 		assert.Equal(t, tt.cached, s.CachedTokens, "prompt %d", i)
-		fresh.cached.keys = fresh.cached.keys[:0]
+		fresh := openEngine(t, dev, nil)
 		want, _, _ := answer(t, fresh, tt.prompt, Options{MaxTokens: 6})
 		assert.Equal(t, want, have, "prompt %d", i)
 	}
 	require.NoError(t, e.Warm(context.Background(), memory))
 	_, _, s := answer(t, e, question(memory, "yes?"), Options{MaxTokens: 1})
+	assert.Equal(t, tok(memory)+1, s.CachedTokens, "the turn's first token was cached by a question before")
+
+	fresh := openEngine(t, dev, nil)
+	require.NoError(t, fresh.Warm(context.Background(), memory))
+	_, _, s = answer(t, fresh, question(memory, "yes?"), Options{MaxTokens: 1})
 	assert.Equal(t, tok(memory), s.CachedTokens)
 }
 
@@ -172,12 +173,12 @@ func TestPromptErrors(t *testing.T) {
 	}{
 		{Prompt{{Control: "<|nobody|>"}}, Options{}, `llm: bad prompt: part 0: unknown control token "<|nobody|>"`},
 		{Prompt{{Text: "a"}, {Visual: wide, ID: 1}}, Options{}, `llm: bad prompt: part 1: visual rows of 25 values, the model takes 24`},
-		{Prompt{{Text: "a", Control: "<|user|>"}}, Options{}, `llm: bad prompt: part 0 is more than one of control, text and visual`},
+		{Prompt{{Text: "a", Control: "<|user|>"}}, Options{}, `llm: bad prompt: part 0 is more than one of control, text, tokens and visual`},
 		{Prompt{}, Options{}, `llm: bad prompt: it is empty`},
 		{Prompt{{}}, Options{}, `llm: bad prompt: it is empty`},
 		{Prompt{{Visual: compute.NewMatrix(96, 24)}}, Options{}, `llm: bad prompt: 96 rows leave no room for an answer in the context of 96`},
-		{Prompt{{Text: "a"}}, Options{Temperature: -1}, `llm: bad prompt: options out of range: {MaxTokens:256 Temperature:-1 TopP:0 Seed:0}`},
-		{Prompt{{Text: "a"}}, Options{MaxTokens: -1}, `llm: bad prompt: options out of range: {MaxTokens:-1 Temperature:0 TopP:0 Seed:0}`},
+		{Prompt{{Text: "a"}}, Options{Temperature: -1}, `llm: bad prompt: options out of range: 256 tokens, temperature -1, top-p 0`},
+		{Prompt{{Text: "a"}}, Options{MaxTokens: -1}, `llm: bad prompt: options out of range: -1 tokens, temperature 0, top-p 0`},
 	} {
 		_, err := e.Generate(context.Background(), tt.prompt, tt.o, func(Token) error { return nil })
 		assert.EqualError(t, err, tt.want)
@@ -223,69 +224,6 @@ func TestCancelAndClose(t *testing.T) {
 	s, err = e.Generate(context.Background(), p, Options{}, func(Token) error { return boom })
 	assert.ErrorIs(t, err, boom)
 	assert.Equal(t, "cancelled", s.Finish)
-
-	// A waiting caller leaves the queue when its context ends, and everybody does at Close.
-	inside, leave := make(chan struct{}), make(chan struct{})
-	running, waiting := make(chan error), make(chan error)
-	go func() {
-		_, err := e.Generate(context.Background(), p, Options{MaxTokens: 50}, func(Token) error {
-			select {
-			case inside <- struct{}{}:
-				<-leave
-			default:
-			}
-			return nil
-		})
-		running <- err
-	}()
-	<-inside
-	short, cancelShort := context.WithTimeout(context.Background(), 10*time.Millisecond)
-	defer cancelShort()
-	s, err = e.Generate(short, p, Options{}, func(Token) error { return nil })
-	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Equal(t, "cancelled", s.Finish)
-	assert.Positive(t, s.Queued)
-	go func() {
-		_, err := e.Generate(context.Background(), p, Options{}, func(Token) error { return nil })
-		waiting <- err
-	}()
-	closed := make(chan error)
-	go func() { closed <- e.Close() }()
-	<-e.life.Done()
-	close(leave)
-	assert.ErrorIs(t, <-running, ErrClosed)
-	assert.ErrorIs(t, <-waiting, ErrClosed)
-	assert.NoError(t, <-closed)
-	_, err = e.Generate(context.Background(), p, Options{}, func(Token) error { return nil })
-	assert.ErrorIs(t, err, ErrClosed)
-}
-
-func TestQueueIsFair(t *testing.T) {
-	dev := computetest.Open()
-	defer dev.Close()
-	e := openEngine(t, dev, nil)
-	p := Prompt{{Control: "<|user|>"}, {Text: "go"}}
-	var mu sync.Mutex
-	var order []int
-	var wg sync.WaitGroup
-	e.turn <- struct{}{} // hold the turn until all stand in line
-	for i := range 8 {
-		wg.Go(func() {
-			_, err := e.Generate(context.Background(), p, Options{MaxTokens: 2}, func(Token) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if len(order) == 0 || order[len(order)-1] != i {
-					order = append(order, i)
-				}
-				return nil
-			})
-			assert.NoError(t, err)
-		})
-		time.Sleep(3 * time.Millisecond)
-	}
-	<-e.turn
-	wg.Wait()
-	assert.Equal(t, []int{0, 1, 2, 3, 4, 5, 6, 7}, order)
 }
 
 // withConfig is testdata/vlm with some keys of its text_config replaced (nil removes one).

@@ -11,10 +11,11 @@ import (
 // ErrPrompt is wrapped by every error that the prompt itself causes: too long, an unknown control token, rows of another width.
 var ErrPrompt = errors.New("bad prompt")
 
-// Part is a piece of a prompt: exactly one of Control, Text and Visual is set.
+// Part is a piece of a prompt: exactly one of Control, Text, Tokens and Visual is set.
 type Part struct {
 	Control string         // a special token's name, such as "<|user|>"
 	Text    string         // never becomes a special token, whatever it says
+	Tokens  []int32        // as they are, for engines without a tokenizer
 	Visual  compute.Matrix // rows already in the model's embedding space; read until Generate returns
 	ID      uint64         // of Visual: equal IDs mean equal rows, so cached K/V may be reused; 0 is never reused
 }
@@ -24,7 +25,7 @@ type Prompt []Part
 
 // sequence is a prompt as rows: spans in order, and the key and token of every row (-1 for a visual one).
 type sequence struct {
-	spans  []span
+	spans  []compute.Input
 	keys   []key
 	tokens []int32
 	visual int
@@ -34,14 +35,16 @@ func (p Prompt) rows(tok *tokenizer.Tokenizer, c *Config) (*sequence, error) {
 	s := &sequence{}
 	for i, part := range p {
 		set := 0
-		for _, is := range []bool{part.Control != "", part.Text != "", part.Visual.Rows != 0} {
+		for _, is := range []bool{part.Control != "", part.Text != "", part.Tokens != nil, part.Visual.Rows != 0} {
 			if is {
 				set++
 			}
 		}
 		switch {
 		case set > 1:
-			return nil, fmt.Errorf("%w: part %d is more than one of control, text and visual", ErrPrompt, i)
+			return nil, fmt.Errorf("%w: part %d is more than one of control, text, tokens and visual", ErrPrompt, i)
+		case tok == nil && (part.Control != "" || part.Text != ""):
+			return nil, fmt.Errorf("%w: part %d: this engine has no tokenizer", ErrPrompt, i)
 		case part.Control != "":
 			id, ok := tok.Special(part.Control)
 			if !ok {
@@ -50,6 +53,8 @@ func (p Prompt) rows(tok *tokenizer.Tokenizer, c *Config) (*sequence, error) {
 			s.text([]int32{id})
 		case part.Text != "":
 			s.text(tok.Encode(part.Text))
+		case part.Tokens != nil:
+			s.text(part.Tokens)
 		case part.Visual.Rows != 0:
 			v := part.Visual
 			if v.Cols != c.Hidden || len(v.Data) != v.Rows*v.Cols {
@@ -58,8 +63,8 @@ func (p Prompt) rows(tok *tokenizer.Tokenizer, c *Config) (*sequence, error) {
 			s.image(v, part.ID)
 		}
 	}
-	for _, id := range s.tokens {
-		if int(id) >= c.Vocab {
+	for i, id := range s.tokens {
+		if int(id) >= c.Vocab || id < 0 && s.keys[i].of == 0 {
 			return nil, fmt.Errorf("%w: token %d is outside the model's vocabulary of %d", ErrPrompt, id, c.Vocab)
 		}
 	}
@@ -76,7 +81,7 @@ func (s *sequence) text(ids []int32) {
 	if len(ids) == 0 {
 		return
 	}
-	s.spans = append(s.spans, span{ids: ids})
+	s.spans = append(s.spans, compute.Input{IDs: ids})
 	for _, id := range ids {
 		s.keys = append(s.keys, key{row: id})
 	}
@@ -84,7 +89,7 @@ func (s *sequence) text(ids []int32) {
 }
 
 func (s *sequence) image(m compute.Matrix, id uint64) {
-	s.spans = append(s.spans, span{visual: m})
+	s.spans = append(s.spans, compute.Input{Visual: m})
 	for r := range m.Rows {
 		s.keys = append(s.keys, key{visual: id, row: int32(r), of: int32(m.Rows)})
 		s.tokens = append(s.tokens, -1)
@@ -93,17 +98,17 @@ func (s *sequence) image(m compute.Matrix, id uint64) {
 }
 
 // slice returns the spans of rows [from, to).
-func (s *sequence) slice(dst []span, from, to int) []span {
+func (s *sequence) slice(dst []compute.Input, from, to int) []compute.Input {
 	at := 0
 	for _, sp := range s.spans {
-		n := sp.len()
+		n := sp.Rows()
 		a, b := max(from-at, 0), min(to-at, n)
 		if a < b {
-			if sp.ids != nil {
-				dst = append(dst, span{ids: sp.ids[a:b]})
+			if sp.IDs != nil {
+				dst = append(dst, compute.Input{IDs: sp.IDs[a:b]})
 			} else {
-				c := sp.visual.Cols
-				dst = append(dst, span{visual: compute.Matrix{Rows: b - a, Cols: c, Data: sp.visual.Data[a*c : b*c]}})
+				c := sp.Visual.Cols
+				dst = append(dst, compute.Input{Visual: compute.Matrix{Rows: b - a, Cols: c, Data: sp.Visual.Data[a*c : b*c]}})
 			}
 		}
 		at += n

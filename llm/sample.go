@@ -3,29 +3,50 @@ package llm
 import (
 	"cmp"
 	"math"
-	"math/rand/v2"
 	"slices"
+
+	"afterimage/internal/compute"
 )
 
-// sampler draws tokens from logits. With temperature 0 it takes the largest (the smallest ID of equals). Otherwise it draws from
-// softmax(logits/temperature) cut to the smallest set of tokens that holds topP of it. One draw takes one random number, so a
-// seed gives the same tokens whether or not drafts were verified on the way. Owned by one request.
+// uniform is the number in [0, 1) that the token of that index is drawn with. It is a function of the seed and the index alone, so
+// a token comes out the same whether it was verified among drafts or drawn by itself.
+func uniform(seed uint64, index int) float64 {
+	z := mix(seed) + (uint64(index)+1)*0x9e3779b97f4a7c15
+	return float64(mix(z)>>11) / (1 << 53)
+}
+
+// mix is the finalizer of SplitMix64.
+func mix(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// sampler draws tokens from logits as compute.Draw says. It only holds room to work in.
 type sampler struct {
-	temperature, topP float64
-	rng               *rand.Rand
-	prob              []float64
-	order             []int32
+	prob  []float64
+	order []int32
 }
 
-func newSampler(o Options) *sampler {
-	return &sampler{temperature: float64(o.Temperature), topP: float64(o.TopP), rng: rand.New(rand.NewPCG(o.Seed, 0x61667465))}
-}
-
-func (s *sampler) sample(logits []float32) int32 {
-	if s.temperature == 0 {
+// draw returns the token, or -1 where the logits are not all finite.
+func (s *sampler) draw(logits []float32, d compute.Draw) int32 {
+	switch {
+	case !finite(logits):
+		return -1
+	case d.Temperature == 0:
 		return argmax(logits)
 	}
-	return s.draw(logits, s.rng.Float64())
+	return s.at(logits, float64(d.Temperature), float64(d.TopP), d.U)
+}
+
+// finite says whether a row of logits can be sampled from.
+func finite(row []float32) bool {
+	for _, v := range row {
+		if v-v != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func argmax(logits []float32) int32 {
@@ -38,21 +59,21 @@ func argmax(logits []float32) int32 {
 	return int32(best)
 }
 
-// draw returns the token at u, in [0, 1), of the cumulative distribution.
-func (s *sampler) draw(logits []float32, u float64) int32 {
+// at returns the token at u of the cumulative distribution.
+func (s *sampler) at(logits []float32, temperature, topP, u float64) int32 {
 	top := float64(logits[argmax(logits)])
 	s.prob = slices.Grow(s.prob[:0], len(logits))[:len(logits)]
 	var sum float64
 	for i, v := range logits {
-		p := math.Exp((float64(v) - top) / s.temperature)
+		p := math.Exp((float64(v) - top) / temperature)
 		s.prob[i] = p
 		sum += p
 	}
-	cut := s.topP > 0 && s.topP < 1
+	cut := topP > 0 && topP < 1
 	// Tokens below this share are together less than 1-topP, so they lie outside the set: only the others need sorting.
 	least := 0.0
 	if cut {
-		least = sum * (1 - s.topP) / float64(len(logits))
+		least = sum * (1 - topP) / float64(len(logits))
 	}
 	s.order = s.order[:0]
 	for i, p := range s.prob {
@@ -66,7 +87,7 @@ func (s *sampler) draw(logits []float32, u float64) int32 {
 		})
 		var held float64
 		for i, id := range s.order {
-			if held += s.prob[id]; held >= s.topP*sum {
+			if held += s.prob[id]; held >= topP*sum {
 				s.order = s.order[:i+1]
 				break
 			}

@@ -1,8 +1,8 @@
 package llm
 
 import (
-	"context"
 	"errors"
+	"time"
 
 	"afterimage/internal/compute"
 )
@@ -14,105 +14,149 @@ type Drafter interface {
 	Draft(committed []int32, n int) []int32
 }
 
-// target is the model as the decode loop sees it.
-type target interface {
-	// verify runs tokens after the sequence so far and returns one row of logits for each, unless ctx has ended.
-	verify(ctx context.Context, tokens []int32) (compute.Matrix, error)
-	// keep drops all but the first n of the tokens just verified from the sequence.
-	keep(n int)
-	// room is how many tokens the sequence can still take.
-	room() int
-}
+// maxDraft is how many tokens a drafter may propose at once.
+const maxDraft = 7
 
 var errNotFinite = errors.New("the model's logits are not finite")
 
-// decoder is the draft-verify-accept loop of one request. Plain decoding is the same loop without drafts.
-type decoder struct {
-	target    target
-	drafter   Drafter
-	sampler   *sampler
-	stop      func(id int32) bool
-	committed []int32 // all tokens of the sequence, the last one not yet run
-	limit     int     // tokens to emit at most
-	vocab     int
-	emit      func(id int32) error
+// request is one prompt on its way through the scheduler: waiting, then prefilling, then decoding by draft, verify and accept.
+// Plain decoding is the same without drafts.
+type request struct {
+	// in
+	seq    *sequence
+	ended  func() error // why its asker no longer wants it, if so
+	stop   func(id int32) bool
+	limit  int // tokens to draw at most; 0 of one that only warms
+	client uint64
+	draw   compute.Draw // but for U
+	seed   uint64
 
-	generated, drafted, accepted int
-	batch                        []int32
+	// The scheduler's goroutine owns these until out is closed.
+	kv                          *kv // nil while waiting
+	cached                      int // rows of the prompt that were there
+	committed                   []int32
+	generated, drafted, accepts int
+	segment                     compute.Segment // of the pass under way
+	spans                       []compute.Input
+	batch, drawn                []int32
+	draws                       []compute.Draw
+
+	// out
+	out     chan int32 // tokens; closed at the end, has room for all
+	started time.Time  // of its first pass; zero if there was none
+	finish  string
+	err     error
 }
 
-// run emits first, which was drawn from the prompt's last logits, and all that follow. It returns how it finished: "stop" or
-// "length".
-//
-// A node's token y is drawn from the model's own distribution after temperature and top-p, and the draft is followed while it
-// says y (inference by a deterministic tree): what is emitted never depends on the draft.
-func (d *decoder) run(ctx context.Context, first int32) (string, error) {
-	if done, err := d.commit(first); done != "" || err != nil {
-		return done, err
+func (r *request) warms() bool { return r.limit == 0 }
+
+// rest is how many rows of the prompt are still to be run.
+func (r *request) rest() int { return len(r.seq.keys) - len(r.kv.keys) }
+
+// rows is how many rows it may come to take.
+func (r *request) rows(context int) int {
+	return len(r.seq.keys) + min(r.limit, context-len(r.seq.keys))
+}
+
+// prefill makes the segment of the next n rows of the prompt. A token is drawn after the last.
+func (r *request) prefill(n int) {
+	past := len(r.kv.keys)
+	r.spans = r.seq.slice(r.spans[:0], past, past+n)
+	draws := 0
+	if past+n == len(r.seq.keys) && !r.warms() {
+		draws = 1
 	}
-	for {
-		room := d.target.room()
-		if room < 1 {
-			return "length", nil
+	r.prepare(past, n, draws)
+}
+
+// verify makes the segment of the last token and a draft of what follows.
+func (r *request) verify(draft []int32) {
+	r.batch = append(r.batch[:0], r.committed[len(r.committed)-1])
+	r.batch = append(r.batch, draft...)
+	r.spans = append(r.spans[:0], compute.Input{IDs: r.batch})
+	r.drafted += len(draft)
+	r.prepare(len(r.kv.keys), len(r.batch), len(r.batch))
+}
+
+func (r *request) prepare(past, rows, draws int) {
+	r.kv.grow(past + rows)
+	r.draws, r.drawn = r.draws[:0], r.drawn[:0]
+	for i := range draws {
+		d := r.draw
+		if d.Temperature > 0 {
+			d.U = uniform(r.seed, r.generated+i)
 		}
-		d.batch = append(d.batch[:0], d.committed[len(d.committed)-1])
-		draft := d.draft(min(maxDraft, room-1, d.limit-d.generated-1))
-		d.batch = append(d.batch, draft...)
-		logits, err := d.target.verify(ctx, d.batch)
-		if err != nil {
-			return "", err
-		}
-		if !finite(logits.Data) {
+		r.draws, r.drawn = append(r.draws, d), append(r.drawn, -1)
+	}
+	r.segment = compute.Segment{Inputs: r.spans, Past: past, Pages: r.kv.pages, Draws: r.draws, Drawn: r.drawn}
+}
+
+// accept takes what a pass over the segment drew. It returns how the request ended with that, if it did.
+//
+// Each token y was drawn from the model's own distribution after temperature and top-p, and the draft is followed while it says y
+// (inference by a deterministic tree): what is emitted never depends on the draft.
+func (r *request) accept(context int) (finish string, err error) {
+	if n := r.rest(); n > 0 {
+		past := len(r.kv.keys)
+		r.kv.add(r.seq.keys[past : past+r.segment.Rows()]...)
+		switch {
+		case r.rest() > 0:
+			return "", nil
+		case r.warms():
+			return "stop", nil
+		case r.drawn[0] < 0:
 			return "", errNotFinite
 		}
-		for i := range logits.Rows {
-			y := d.sampler.sample(logits.Row(i))
-			right := i < len(d.batch)-1 && d.batch[i+1] == y
-			if right {
-				d.accepted++
-			} else {
-				d.target.keep(i + 1)
+		return r.commit(r.drawn[0]), nil
+	}
+	for i, y := range r.drawn {
+		if y < 0 {
+			return "", errNotFinite
+		}
+		r.kv.add(key{row: r.batch[i]})
+		right := i+1 < len(r.batch) && r.batch[i+1] == y
+		if right {
+			r.accepts++
+		}
+		if finish := r.commit(y); finish != "" || !right {
+			if finish == "" && len(r.kv.keys) >= context {
+				finish = "length"
 			}
-			done, err := d.commit(y)
-			if done != "" || err != nil {
-				d.target.keep(i + 1)
-				return done, err
-			}
-			if !right {
-				break
-			}
+			return finish, nil
 		}
 	}
+	return "", nil // not reached: the last row has no draft to follow
 }
 
-func (d *decoder) commit(id int32) (done string, err error) {
-	if d.stop(id) {
-		return "stop", nil
+func (r *request) commit(id int32) (finish string) {
+	if r.stop(id) {
+		return "stop"
 	}
-	d.generated++
-	d.committed = append(d.committed, id)
-	if err := d.emit(id); err != nil {
-		return "", err
+	r.generated++
+	r.committed = append(r.committed, id)
+	r.out <- id
+	if r.generated >= r.limit {
+		return "length"
 	}
-	if d.generated >= d.limit {
-		return "length", nil
-	}
-	return "", nil
+	return ""
 }
 
 // draft asks for up to n tokens and keeps those before the first that is no token.
-func (d *decoder) draft(n int) []int32 {
-	if d.drafter == nil || n < 1 {
+func (r *request) draft(d Drafter, n, vocab int) []int32 {
+	if d == nil || n < 1 {
 		return nil
 	}
-	draft := d.drafter.Draft(d.committed, n)
+	draft := d.Draft(r.committed, n)
 	draft = draft[:min(n, len(draft))]
 	for i, id := range draft {
-		if id < 0 || int(id) >= d.vocab {
-			draft = draft[:i]
-			break
+		if id < 0 || int(id) >= vocab {
+			return draft[:i]
 		}
 	}
-	d.drafted += len(draft)
 	return draft
+}
+
+// most is how many tokens may be drafted: no more than may be emitted or than the context has room for behind the last token.
+func (r *request) most(context int) int {
+	return min(maxDraft, context-len(r.kv.keys)-1, r.limit-r.generated-1)
 }

@@ -1,12 +1,12 @@
 package llm
 
 import (
-	"cmp"
 	"context"
-	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -15,22 +15,106 @@ import (
 	"afterimage/internal/compute"
 )
 
-// fake is a model whose logits depend on all tokens before, by a hash. It checks that the loop runs every token exactly once at its
-// place.
+// fake is a decoder whose logits depend on the three tokens before, by a hash, so that answers repeat and lookup finds something. It
+// keeps every page's rows and refuses passes that are not as the contract says.
 type fake struct {
-	t     *testing.T
-	vocab int
-	seq   []int32 // tokens run
-	base  int
-	limit int
-	calls int
-	fail  error
+	t      testing.TB
+	vocab  int
+	limits compute.DecoderLimits
+	sample sampler
+
+	mu     sync.Mutex
+	pages  [][pageRows]int32
+	passes []int // rows of each
+	steps  []int // segments of each pass of at most StepRows rows
+	before func(pass []compute.Segment) error
+	closed bool
 }
 
-func (f *fake) logits(seq []int32) []float32 {
+func newFake(t testing.TB, pages int) *fake {
+	return &fake{t: t, vocab: 11, limits: compute.DecoderLimits{Pages: pages, StepRows: 8, ChunkRows: 200, Segments: 6}, pages: make([][pageRows]int32, pages)}
+}
+
+func (f *fake) Limits() compute.DecoderLimits { return f.limits }
+
+func (f *fake) Close() error {
+	if f.closed {
+		f.t.Error("closed twice")
+	}
+	f.closed = true
+	return nil
+}
+
+func (f *fake) CopyPages(_ context.Context, to, from []int32) error {
+	for i := range to {
+		f.pages[to[i]] = f.pages[from[i]]
+	}
+	return nil
+}
+
+func (f *fake) Forward(ctx context.Context, pass []compute.Segment) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.before != nil {
+		if err := f.before(pass); err != nil {
+			return err
+		}
+	}
+	rows, written := 0, map[int32]bool{}
+	for i := range pass {
+		s := &pass[i]
+		at := s.Past
+		for _, in := range s.Inputs {
+			for r := range in.Rows() {
+				id := int32(-1)
+				if in.IDs != nil {
+					id = in.IDs[r]
+				} else {
+					id = -2 - int32(in.Visual.Row(r)[0])
+				}
+				page := s.Pages[at/pageRows]
+				f.pages[page][at%pageRows] = id
+				written[page] = true
+				at++
+			}
+		}
+		rows += at - s.Past
+		for j, d := range s.Draws {
+			s.Drawn[j] = f.sample.draw(f.logits(f.last(s.Pages, at-len(s.Draws)+j+1)), d)
+		}
+	}
+	for i := range pass { // what one segment writes no other reads
+		for j, p := range pass[i].Pages {
+			if j < pass[i].Past/pageRows && written[p] {
+				return fmt.Errorf("segment %d reads page %d while it is written", i, p)
+			}
+		}
+	}
+	f.passes = append(f.passes, rows)
+	if rows <= f.limits.StepRows {
+		f.steps = append(f.steps, len(pass))
+	}
+	if rows > f.limits.ChunkRows || len(pass) > f.limits.Segments || len(pass) > 1 && rows > f.limits.StepRows {
+		return fmt.Errorf("a pass of %d rows of %d sequences", rows, len(pass))
+	}
+	return nil
+}
+
+// last is the three rows before row n.
+func (f *fake) last(pages []int32, n int) (ids []int32) {
+	for r := max(0, n-3); r < n; r++ {
+		ids = append(ids, f.pages[pages[r/pageRows]][r%pageRows])
+	}
+	return ids
+}
+
+func (f *fake) logits(last []int32) []float32 {
 	h := uint64(14695981039346656037)
-	for _, id := range seq[max(0, len(seq)-3):] { // short memory, so that answers repeat and lookup finds something
-		h = (h ^ uint64(id+1)) * 1099511628211
+	for _, id := range last[max(0, len(last)-3):] {
+		h = (h ^ uint64(id+1000)) * 1099511628211
 	}
 	rng := rand.New(rand.NewPCG(h, 1))
 	row := make([]float32, f.vocab)
@@ -41,50 +125,48 @@ func (f *fake) logits(seq []int32) []float32 {
 	return row
 }
 
-func (f *fake) verify(ctx context.Context, tokens []int32) (compute.Matrix, error) {
-	if err := cmp.Or(f.fail, ctx.Err()); err != nil {
-		return compute.Matrix{}, err
+// expect is what the fake answers, one token at a time and alone.
+func (f *fake) expect(prompt []int32, o Options, limit int) (out []int32, finish string) {
+	seq := slices.Clone(prompt)
+	for {
+		d := compute.Draw{Temperature: o.Temperature, TopP: o.TopP, U: uniform(o.Seed, len(out))}
+		id := f.sample.draw(f.logits(seq), d)
+		if id == 10 {
+			return out, "stop"
+		}
+		out, seq = append(out, id), append(seq, id)
+		if len(out) == o.MaxTokens || len(seq) > limit {
+			return out, "length"
+		}
 	}
-	f.calls++
-	f.base = len(f.seq)
-	require.LessOrEqual(f.t, f.base+len(tokens), f.limit)
-	m := compute.NewMatrix(len(tokens), f.vocab)
-	for i, id := range tokens {
-		f.seq = append(f.seq, id)
-		copy(m.Row(i), f.logits(f.seq))
-	}
-	return m, nil
 }
 
-func (f *fake) keep(n int) { f.seq = f.seq[:f.base+n] }
-func (f *fake) room() int  { return f.limit - len(f.seq) }
+func fakeEngine(t testing.TB, f *fake, d Drafter, limit, queue int) *Engine {
+	e := newEngine(&Config{Hidden: 1, Vocab: f.vocab, Context: limit}, nil, []int32{10}, f, LoadOptions{Drafter: d, MaxQueue: queue})
+	t.Cleanup(func() { assert.NoError(t, e.Close()) })
+	return e
+}
 
 // script drafts what it was told, right or wrong.
 type script func(committed []int32, n int) []int32
 
 func (s script) Draft(committed []int32, n int) []int32 { return s(committed, n) }
 
-func generate(t *testing.T, d Drafter, o Options, limit int) (out []int32, finish string, f *fake, dec *decoder) {
-	f = &fake{t: t, vocab: 11, limit: limit}
-	prompt := []int32{3, 1, 4, 1, 5}
-	f.seq = append(f.seq, prompt...)
-	s := newSampler(o)
-	first := s.sample(f.logits(f.seq))
-	dec = &decoder{target: f, drafter: d, sampler: s, limit: o.MaxTokens, vocab: f.vocab, committed: slices.Clone(prompt),
-		stop: func(id int32) bool { return id == 10 },
-		emit: func(id int32) error { out = append(out, id); return nil }}
-	finish, err := dec.run(context.Background(), first)
+// asked is one question and what came of it.
+func asked(t testing.TB, e *Engine, prompt []int32, o Options) (out []int32, s Stats) {
+	s, err := e.Generate(t.Context(), Prompt{{Tokens: prompt}}, o, func(tok Token) error {
+		out = append(out, tok.ID)
+		return nil
+	})
 	require.NoError(t, err)
-	// Only tokens that were emitted are kept, in their order; the last need not have been run.
-	all := append(slices.Clone(prompt), out...)
-	require.True(t, len(f.seq) <= len(all) && slices.Equal(f.seq, all[:len(f.seq)]), "kept %v of %v", f.seq, all)
-	require.Equal(t, dec.generated, len(out))
-	return out, finish, f, dec
+	require.Equal(t, len(out), s.Generated)
+	return out, s
 }
 
 func TestSpeculationChangesNoToken(t *testing.T) {
+	prompt := []int32{3, 1, 4, 1, 5}
 	oracle := func(wrongAt int) Drafter {
-		f := &fake{vocab: 11}
+		f := newFake(t, 1)
 		return script(func(committed []int32, n int) []int32 {
 			seq, from := slices.Clone(committed), len(committed)
 			for i := range n {
@@ -109,41 +191,32 @@ func TestSpeculationChangesNoToken(t *testing.T) {
 	for seed := range uint64(30) {
 		for _, o := range []Options{{MaxTokens: 1}, {MaxTokens: 7}, {MaxTokens: 60}, {MaxTokens: 60, Temperature: 1, Seed: seed}, {MaxTokens: 60, Temperature: .7, TopP: .8, Seed: seed}} {
 			for _, limit := range []int{6, 19, 200} {
-				want, finish, _, _ := generate(t, nil, o, limit)
+				f := newFake(t, 4)
+				want, finish := f.expect(prompt, o, limit)
 				for name, d := range drafters {
-					have, how, _, _ := generate(t, d, o, limit)
+					e := fakeEngine(t, f, d, limit, 0)
+					have, s := asked(t, e, prompt, o)
 					require.Equal(t, want, have, "%s %+v limit %d", name, o, limit)
-					require.Equal(t, finish, how, name)
+					require.Equal(t, finish, s.Finish, name)
+					again, s := asked(t, e, prompt, o)
+					require.Equal(t, want, again, "%s, from the cache", name)
+					require.Equal(t, len(prompt)-1, s.CachedTokens)
+					require.NoError(t, e.Close())
+					f.closed = false
 				}
 			}
 		}
 	}
-	plainOut, _, plain, _ := generate(t, nil, Options{MaxTokens: 60}, 200)
-	out, _, fast, dec := generate(t, oracle(-1), Options{MaxTokens: 60}, 200)
+	f := newFake(t, 4)
+	plainOut, _ := asked(t, fakeEngine(t, f, nil, 200, 0), prompt, Options{MaxTokens: 60})
+	plain := len(f.passes)
+	f = newFake(t, 4)
+	out, s := asked(t, fakeEngine(t, f, oracle(-1), 200, 0), prompt, Options{MaxTokens: 60})
 	assert.Equal(t, plainOut, out)
-	require.Greater(t, plain.calls, 20)
-	assert.Less(t, fast.calls, plain.calls/5, "a right draft of 7 saves passes")
-	assert.Positive(t, dec.accepted)
-}
-
-func TestDecodeErrors(t *testing.T) {
-	boom := errors.New("boom")
-	f := &fake{t: t, vocab: 11, limit: 100}
-	d := decoder{target: f, sampler: newSampler(Options{}), limit: 9, vocab: 11, stop: func(int32) bool { return false }, emit: func(int32) error { return boom }}
-	_, err := d.run(context.Background(), 1)
-	assert.ErrorIs(t, err, boom)
-	assert.Equal(t, 1, d.generated)
-
-	d.emit = func(int32) error { return nil }
-	f.fail = boom
-	_, err = d.run(context.Background(), 1)
-	assert.ErrorIs(t, err, boom)
-
-	f.fail = nil
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	_, err = d.run(ctx, 1)
-	assert.ErrorIs(t, err, context.Canceled)
+	require.Greater(t, plain, 20)
+	assert.Less(t, len(f.passes), plain/5, "a right draft of 7 saves passes")
+	assert.Positive(t, s.Accepted)
+	assert.GreaterOrEqual(t, s.Drafted, s.Accepted)
 }
 
 func TestLookup(t *testing.T) {
@@ -166,7 +239,7 @@ func TestLookup(t *testing.T) {
 
 func TestSampler(t *testing.T) {
 	logits := []float32{0, 2, 1, 2, -30, float32(math.Log(3))}
-	assert.EqualValues(t, 1, newSampler(Options{}).sample(logits), "the smallest of equals")
+	assert.EqualValues(t, 1, new(sampler).draw(logits, compute.Draw{}), "the smallest of equals")
 
 	probabilities := func(temperature, topP float64) []float64 {
 		type tok struct {
@@ -204,23 +277,32 @@ func TestSampler(t *testing.T) {
 	}
 	for _, o := range []Options{{Temperature: 1, TopP: 1}, {Temperature: 0.5, TopP: 0.9}, {Temperature: 2, TopP: 0.3}, {Temperature: 1, TopP: 0.01}} {
 		want := probabilities(float64(o.Temperature), float64(o.TopP))
-		s := newSampler(o)
+		var s sampler
 		const n = 20000 // stratified: u walks [0, 1) evenly, so counts are exact up to a few
 		count := make([]float64, len(logits))
 		for i := range n {
-			count[s.draw(logits, (float64(i)+.5)/n)]++
+			count[s.draw(logits, compute.Draw{Temperature: o.Temperature, TopP: o.TopP, U: (float64(i) + .5) / n})]++
 		}
 		for i := range count {
 			assert.InDelta(t, want[i], count[i]/n, 2.0/n, "%+v token %d", o, i)
 		}
 	}
-	draw := func(seed uint64) (out []int32) {
-		s := newSampler(Options{Temperature: 1, Seed: seed})
-		for range 40 {
-			out = append(out, s.sample(logits))
-		}
-		return out
+	assert.EqualValues(t, -1, new(sampler).draw([]float32{1, float32(math.NaN())}, compute.Draw{}))
+	assert.EqualValues(t, -1, new(sampler).draw([]float32{1, float32(math.Inf(-1))}, compute.Draw{Temperature: 1}))
+}
+
+func TestUniform(t *testing.T) {
+	var sum, squares float64
+	seen := map[float64]bool{}
+	const n = 20000
+	for i := range n {
+		u := uniform(uint64(i%200), i/200)
+		require.True(t, u >= 0 && u < 1)
+		seen[u] = true
+		sum, squares = sum+u, squares+u*u
 	}
-	assert.Equal(t, draw(1), draw(1))
-	assert.NotEqual(t, draw(1), draw(2))
+	assert.Len(t, seen, n)
+	assert.InDelta(t, .5, sum/n, .01)
+	assert.InDelta(t, 1./3, squares/n, .01)
+	assert.Equal(t, uniform(3, 4), uniform(3, 4))
 }
