@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// Attention of many query rows on the tensor cores (prefill_sm90.cu), from a plan that serves all layers of a pass.
+// Attention of many query rows on the tensor cores (prefill_sm90.cu, prefill_sm80.cu), from a plan that serves all layers of a pass.
 
 // prefillTensor and prefillArgs mirror prefill.h.
 type prefillTensor struct {
@@ -27,7 +27,7 @@ type prefillArgs struct {
 	heads, kvHeads, headDim int32
 	scaleLog2               float32
 	count                   int32
-	_                       [7]int32
+	_                       int32
 }
 
 type prefillMergeArgs struct {
@@ -42,6 +42,8 @@ type prefillKernel struct {
 	name            string
 	dim             int
 	tile            prefillTile
+	perSM           int     // thread blocks that a multiprocessor runs at a time
+	tma             bool    // the kernel reads by tensor maps:
 	chunk           int     // columns that lie together in shared memory
 	pageBox         int     // rows that one copy takes of a page
 	speed           float64 // of whole tiles, compared with other kernels for dim
@@ -61,7 +63,7 @@ var hopperPrefills = []prefillKernel{
 // hopperPrefill is the host's side of the Prefill template.
 func hopperPrefill(name string, dim, groups, keys, stages int, speed float64) prefillKernel {
 	k := prefillKernel{
-		name: name, dim: dim, tile: prefillTile{64 * groups, keys}, chunk: 64, pageBox: pageRows, speed: speed, threads: uint32(128 * (groups + 1)),
+		name: name, dim: dim, tile: prefillTile{64 * groups, keys}, perSM: 1, tma: true, chunk: 64, pageBox: pageRows, speed: speed, threads: uint32(128 * (groups + 1)),
 		shared: uint32(2*dim*(64*groups+2*stages*keys) + 8*(2*groups+4*stages)),
 	}
 	for dim%k.chunk != 0 {
@@ -73,17 +75,39 @@ func hopperPrefill(name string, dim, groups, keys, stages int, speed float64) pr
 	return k
 }
 
+// Those for whatever else has tensor cores for bf16.
+var amperePrefills = []prefillKernel{amperePrefill(64), amperePrefill(80), amperePrefill(96), amperePrefill(128)}
+
+// amperePrefill is the host's side of prefill_sm80.cu.
+func amperePrefill(dim int) prefillKernel {
+	const rows, keys = 128, 64
+	return prefillKernel{
+		name: fmt.Sprintf("prefill_sm80_%d", dim), dim: dim, tile: prefillTile{rows, keys}, perSM: 2, speed: 1, threads: 128,
+		shared: uint32((rows + 2*keys) * (2*dim + 16)),
+	}
+}
+
 // prefillsFor are the kernels for heads of a size, none where there are none.
 func (d *device) prefillsFor(headDim int) []prefillKernel {
-	if d.info.Major != 9 || headDim%8 != 0 {
+	switch {
+	case d.info.Major == 9:
+		return prefillsOf(hopperPrefills, headDim)
+	case d.info.Major >= 8:
+		return prefillsOf(amperePrefills, headDim)
+	}
+	return nil
+}
+
+// prefillsOf are those of a list for heads of a size.
+func prefillsOf(all []prefillKernel, headDim int) []prefillKernel {
+	if headDim%8 != 0 {
 		return nil
 	}
-	fits := func(k prefillKernel) bool { return headDim <= k.dim }
-	from := slices.IndexFunc(hopperPrefills, fits)
+	from := slices.IndexFunc(all, func(k prefillKernel) bool { return headDim <= k.dim })
 	if from < 0 {
 		return nil
 	}
-	same := hopperPrefills[from:]
+	same := all[from:]
 	if to := slices.IndexFunc(same, func(k prefillKernel) bool { return k.dim != same[0].dim }); to >= 0 {
 		same = same[:to]
 	}
@@ -147,7 +171,7 @@ func (p *prefillPlan) set(s *stream, segs []prefillSegment, pages []int32) error
 		return errors.New("cuda: attention is planned within a capture")
 	}
 	p.kernel = fastestPrefill(p.kernels, segs)
-	w, err := dealPrefill(p.shape, p.kernel.tile, p.d.info.SMs, segs)
+	w, err := dealPrefill(p.shape, p.kernel.tile, p.d.info.SMs*p.kernel.perSM, segs)
 	if err != nil {
 		return err
 	}
@@ -214,18 +238,7 @@ func (p *prefillPlan) run(s *stream, c prefillCall) {
 		c.scale = 1 / math.Sqrt(float64(h.headDim))
 	}
 	a.scaleLog2 = float32(c.scale * math.Log2E)
-	keyBox := p.kernel.tile.keys
-	if p.paged {
-		keyBox = p.kernel.pageBox
-	}
-	var err error
-	if a.qMap, err = p.tensorMap(c.q, p.rows, h.heads, 1, 64); !s.fail(err) {
-		return
-	}
-	if a.kMap, err = p.tensorMap(c.k, c.kvRows, h.kvHeads, c.kvSegs, keyBox); !s.fail(err) {
-		return
-	}
-	if a.vMap, err = p.tensorMap(c.v, c.kvRows, h.kvHeads, c.kvSegs, keyBox); !s.fail(err) {
+	if p.kernel.tma && !s.fail(p.maps(&a, c)) {
 		return
 	}
 	start(s, p.kernel.name, [3]uint32{p.blocks, 1, 1}, [3]uint32{p.kernel.threads, 1, 1}, p.kernel.shared, &a, 0)
@@ -236,6 +249,22 @@ func (p *prefillPlan) run(s *stream, c prefillCall) {
 		}
 		start(s, "prefill_merge", [3]uint32{uint32(p.splits), blocks(p.kernel.tile.rows, 8), 1}, [3]uint32{256, 1, 1}, 0, &m, 0)
 	}
+}
+
+// maps makes the tensor maps of a call.
+func (p *prefillPlan) maps(a *prefillArgs, c prefillCall) (err error) {
+	keyBox := p.kernel.tile.keys
+	if p.paged {
+		keyBox = p.kernel.pageBox
+	}
+	if a.qMap, err = p.tensorMap(c.q, p.rows, p.shape.heads, 1, 64); err != nil {
+		return err
+	}
+	if a.kMap, err = p.tensorMap(c.k, c.kvRows, p.shape.kvHeads, c.kvSegs, keyBox); err != nil {
+		return err
+	}
+	a.vMap, err = p.tensorMap(c.v, c.kvRows, p.shape.kvHeads, c.kvSegs, keyBox)
+	return err
 }
 
 // tensorMap shows TMA the columns of a head, which read as zero beyond its size, rows, heads and segments; a copy moves a chunk of
