@@ -49,6 +49,7 @@ type decoderShape struct {
 
 type decoderLayer struct {
 	norm1, norm2, bias     devptr // f32; bias 0 where there is none
+	kv                     decodeKV
 	qkv, out, gateUp, down matrix
 }
 
@@ -197,6 +198,11 @@ func (m *decoder) newPages(s *stream) error {
 	}
 	s.zero(m.pools, int64(pages)*perPage) // a kernel may multiply rows that are not there yet by zero
 	m.limits.Pages = pages
+	for i := range m.layers {
+		if m.layers[i].kv, err = m.step.attention.kv(m.pool(i, 0), m.pool(i, 1), pages); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -240,7 +246,7 @@ func (m *decoder) forward(s *stream, pass []compute.Segment) error {
 	}
 	var few, many []compute.Segment
 	for _, g := range pass {
-		if g.Parents != nil || m.layers[0].qkv.dense == 0 && total <= unpackRows {
+		if g.Parents != nil || m.prefill.attention == nil || m.layers[0].qkv.dense == 0 && total <= unpackRows {
 			few = append(few, g)
 		} else {
 			many = append(many, g)
@@ -380,6 +386,9 @@ func (m *decoder) Close() error {
 
 func (m *decoder) free() {
 	m.step.close(m.d)
+	if m.prefill.attention != nil {
+		m.prefill.attention.close()
+	}
 	for _, l := range m.layers {
 		for _, w := range []matrix{l.qkv, l.out, l.gateUp, l.down} {
 			m.d.freeSkinny(w.few)
@@ -389,5 +398,5 @@ func (m *decoder) free() {
 	for _, p := range m.memory {
 		m.d.free(p)
 	}
-	m.memory, m.layers, m.head = nil, nil, nil
+	m.memory, m.layers, m.head, m.prefill = nil, nil, nil, prefillBuffers{}
 }

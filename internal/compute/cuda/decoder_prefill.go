@@ -3,6 +3,8 @@
 package cuda
 
 import (
+	"errors"
+
 	"afterimage/internal/compute"
 )
 
@@ -41,16 +43,25 @@ func (m *decoder) prefillBytes(rows int) (bytes int64) {
 	return bytes
 }
 
-func (m *decoder) newPrefill(rows int) (err error) {
+// newPrefill takes the buffers. Without a kernel for attention of many rows on this GPU there are none, and every pass goes through the
+// kernels for few rows, 32 rows at a time.
+func (m *decoder) newPrefill(rows int) error {
 	b := &m.prefill
-	*b = prefillBuffers{rows: rows, hostIDs: make([]int32, rows), hostPlace: make([]int32, 2*rows)}
+	*b = prefillBuffers{rows: rows}
+	plan, err := m.d.newPrefillPlan(prefillShape{heads: m.heads, kvHeads: m.kvHeads, headDim: m.headDim, causal: true})
+	if errors.Is(err, errNoPrefill) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b.attention, b.hostIDs, b.hostPlace = plan, make([]int32, rows), make([]int32, 2*rows)
 	for to, bytes := range m.prefillSizes(b, rows) {
 		if *to, err = m.alloc(bytes); err != nil {
 			return err
 		}
 	}
-	b.attention, err = m.d.newPrefillPlan(prefillShape{heads: m.heads, kvHeads: m.kvHeads, headDim: m.headDim, causal: true})
-	return err
+	return nil
 }
 
 // runPrefill runs a pass of any number of rows, none of them in trees. Beyond the last layer's keys and values only the wanted rows
@@ -204,7 +215,7 @@ func (m *decoder) drawGroup(s *stream, group []compute.Segment, pick []int32) er
 		return err
 	}
 	m.fetchControl(s)
-	m.stepRest(s, len(m.layers)-1, key)
+	m.stepRest(s, len(m.layers)-1, key, false)
 	m.stepDraw(s, key)
 	return m.deliver(s, group, true)
 }

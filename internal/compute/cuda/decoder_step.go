@@ -24,7 +24,8 @@ type stepBuffers struct {
 	host        []byte // page-locked, control as it is made
 	planAt      int    // where the plan is in control
 	drawn       []byte // page-locked int32 [stepRows], where the last kernel leaves the tokens
-	attention   *stepAttention
+	attention   *decodeAttention
+	segs        []decodeSegment
 	graphs      map[stepKey]*graph
 }
 
@@ -59,11 +60,10 @@ func (m *decoder) newStep() (err error) {
 	if b.r, err = m.d.newResidual(m.hidden); err != nil {
 		return err
 	}
-	if b.attention, err = m.newStepAttention(); err != nil {
+	if b.attention, err = m.d.newDecodeAttention(m.heads, m.kvHeads, m.headDim, m.c.Context); err != nil {
 		return err
 	}
-	tables := stepRows * 4 * (m.c.Context + compute.PageRows - 1) / compute.PageRows
-	b.planAt = roundUp(controlPages+tables, 256)
+	b.planAt = roundUp(controlPages+b.attention.tableBytes(), 256)
 	if b.host, err = pinned(b.planAt + b.attention.planBytes()); err != nil {
 		return err
 	}
@@ -91,6 +91,9 @@ func (b *stepBuffers) close(d *device) {
 		g.close()
 	}
 	d.freeResidual(b.r)
+	if b.attention != nil {
+		b.attention.close()
+	}
 	freePinned(b.host)
 	freePinned(b.drawn)
 	*b = stepBuffers{}
@@ -121,6 +124,7 @@ func (m *decoder) makeControl(s *stream, pass []compute.Segment) (stepKey, error
 	ids, position, slot, pick := word(controlIDs), word(controlPosition), word(controlSlot), word(controlPick)
 	draws := unsafe.Slice((*sampleDraw)(unsafe.Pointer(&b.host[controlDraws])), stepRows)
 	n, wanted, visual := 0, 0, 0
+	b.segs = b.segs[:0]
 	for i := range pass {
 		g := &pass[i]
 		first := n
@@ -148,6 +152,7 @@ func (m *decoder) makeControl(s *stream, pass []compute.Segment) (stepKey, error
 				n++
 			}
 		}
+		b.segs = append(b.segs, decodeSegment{past: g.Past, rows: n - first, parents: g.Parents, pages: g.Pages})
 		for j, d := range g.Draws {
 			pick[wanted] = int32(n - len(g.Draws) + j)
 			draws[wanted] = sampleDraw{d.Temperature, d.TopP, d.U}
@@ -160,12 +165,9 @@ func (m *decoder) makeControl(s *stream, pass []compute.Segment) (stepKey, error
 	for i := wanted; i < stepRows; i++ {
 		pick[i], draws[i] = 0, sampleDraw{}
 	}
-	tables, plan, wide, err := b.attention.plan(pass)
+	tables, plan, wide, err := b.attention.plan(b.segs)
 	if err != nil {
 		return stepKey{}, err
-	}
-	if controlPages+len(tables) > b.planAt || b.planAt+len(plan) > len(b.host) {
-		return stepKey{}, fmt.Errorf("cuda: attention's plan of %d and %d bytes has no room", len(tables), len(plan))
 	}
 	head := word(controlFetch)
 	head[0], head[1] = int32((controlPages+len(tables)+15)/16), int32((len(plan)+15)/16)
@@ -203,7 +205,8 @@ func (m *decoder) stepKernels(s *stream, key stepKey) {
 		if i == len(m.layers)-1 && key.wanted == 0 {
 			return // the last layer's K/V is all that was asked for
 		}
-		m.stepRest(s, i, key)
+		// Ahead of the first layer the plan may still be on its way; after that there is no room for kernels that far apart at once.
+		m.stepRest(s, i, key, i > 0)
 	}
 	m.stepDraw(s, key)
 }
@@ -215,11 +218,16 @@ func (m *decoder) fetchControl(s *stream) {
 // hostAddress is where the device finds page-locked memory: at the address that the host uses.
 func hostAddress(b []byte) devptr { return devptr(uintptr(unsafe.Pointer(&b[0]))) }
 
-// stepRest is a layer from attention on: queries are in q, the residual stream in r.
-func (m *decoder) stepRest(s *stream, i int, key stepKey) {
+// stepRest is a layer from attention on: queries are in q, the residual stream in r. early: the plan and the K/V of past rows have been
+// in place for a while.
+func (m *decoder) stepRest(s *stream, i int, key stepKey, early bool) {
 	rows := key.rows
 	b, l := &m.step, &m.layers[i]
-	b.attention.run(s, i, key)
+	b.attention.run(s, decodeCall{
+		q: b.q, qStride: m.q, out: b.att, outStride: m.q, rows: rows, wide: key.wide, kv: l.kv, tables: b.control + controlPages,
+		plan: b.control + devptr(b.planAt), scale: float64(m.scale),
+		early: early,
+	})
 	s.skinnyAdd(l.out.few, b.r, b.att, m.q, l.norm2, rows)
 	s.skinnyGated(l.gateUp.few, b.r, m.eps, b.mid, m.mlp, rows)
 	next := m.norm
