@@ -54,8 +54,8 @@ type prefillKernel struct {
 // leave much of the first one's last tiles empty.
 var hopperPrefills = []prefillKernel{
 	hopperPrefill("prefill_sm90_64", 64, 3, 128, 2, 1),
-	hopperPrefill("prefill_sm90_64_wide", 64, 2, 208, 2, 0.86),
-	hopperPrefill("prefill_sm90_80", 80, 3, 112, 2, 1),
+	hopperPrefill("prefill_sm90_64_short", 64, 3, 96, 3, 0.93),
+	hopperPrefill("prefill_sm90_80", 80, 3, 96, 2, 1),
 	hopperPrefill("prefill_sm90_96", 96, 3, 96, 2, 1),
 	hopperPrefill("prefill_sm90_128", 128, 2, 128, 2, 1),
 }

@@ -422,12 +422,12 @@ static __device__ __forceinline__ void prefill(const af_prefill_args &a) {
 
 // The host's side of this list is in prefill.go.
 using Prefill64 = Prefill<64, 3, 128, 2>;
-using Prefill64Wide = Prefill<64, 2, 208, 2>;
-using Prefill80 = Prefill<80, 3, 112, 2>;
+using Prefill64Short = Prefill<64, 3, 96, 3>;
+using Prefill80 = Prefill<80, 3, 96, 2>;
 using Prefill96 = Prefill<96, 3, 96, 2>;
 using Prefill128 = Prefill<128, 2, 128, 2>;
 AF_PREFILL(prefill_sm90_64, Prefill64)
-AF_PREFILL(prefill_sm90_64_wide, Prefill64Wide)
+AF_PREFILL(prefill_sm90_64_short, Prefill64Short)
 AF_PREFILL(prefill_sm90_80, Prefill80)
 AF_PREFILL(prefill_sm90_96, Prefill96)
 AF_PREFILL(prefill_sm90_128, Prefill128)
