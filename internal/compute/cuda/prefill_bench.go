@@ -4,6 +4,7 @@ package cuda
 
 import (
 	"fmt"
+	"math/rand/v2"
 
 	"afterimage/internal/compute"
 )
@@ -13,17 +14,19 @@ func (d *device) prefillBenchmarks() []compute.Benchmark {
 	var out []compute.Benchmark
 	for _, c := range []struct {
 		heads, kvHeads, headDim, batch, n, past int
-		causal                                  bool
+		causal, paged                           bool
 	}{
-		{28, 4, 128, 1, 1024, 0, true}, {28, 4, 128, 1, 4096, 0, true}, {28, 4, 128, 1, 16384, 0, true}, // Qwen2-7B
-		{28, 4, 128, 1, 512, 11264, true}, {28, 4, 128, 1, 40, 11500, true}, // a chunk, and a question, after a long memory
-		{32, 32, 128, 1, 4096, 0, true}, {32, 32, 128, 1, 16384, 0, true}, // Llama-7B
-		{32, 32, 96, 1, 4096, 0, true}, {32, 32, 96, 1, 16384, 0, true}, // Phi-3-mini
-		{14, 2, 64, 1, 4096, 0, true},                                     // Qwen2-0.5B
-		{16, 16, 80, 1, 4096, 0, false}, {16, 16, 80, 1, 16384, 0, false}, // Qwen2-VL's vision tower
-		{16, 16, 64, 16, 577, 0, false}, {16, 16, 64, 32, 257, 0, false}, // CLIP ViT-L/14 at 336 and 224
-		{16, 16, 72, 16, 729, 0, false}, // SigLIP-so400m
-		{16, 16, 64, 8, 1025, 0, false}, // InternViT-300M
+		{28, 4, 128, 1, 1024, 0, true, false}, {28, 4, 128, 1, 4096, 0, true, false}, {28, 4, 128, 1, 16384, 0, true, false}, // Qwen2-7B
+		{28, 4, 128, 1, 4096, 0, true, true},                                            // as its decoder has them
+		{28, 4, 128, 1, 512, 11264, true, true}, {28, 4, 128, 1, 40, 11500, true, true}, // a chunk, and a question, after a long memory
+		{32, 32, 128, 1, 4096, 0, true, false}, {32, 32, 128, 1, 16384, 0, true, false}, // Llama-7B
+		{32, 32, 96, 1, 4096, 0, true, false}, {32, 32, 96, 1, 16384, 0, true, false}, // Phi-3-mini
+		{32, 32, 96, 1, 4096, 0, true, true},                                           
+		{14, 2, 64, 1, 4096, 0, true, false},                                            // Qwen2-0.5B
+		{16, 16, 80, 1, 4096, 0, false, false}, {16, 16, 80, 1, 16384, 0, false, false}, // Qwen2-VL's vision tower
+		{16, 16, 64, 16, 577, 0, false, false}, {16, 16, 64, 32, 257, 0, false, false}, // CLIP ViT-L/14 at 336 and 224
+		{16, 16, 72, 16, 729, 0, false, false}, // SigLIP-so400m
+		{16, 16, 64, 8, 1025, 0, false, false}, // InternViT-300M
 	} {
 		shape := prefillShape{heads: c.heads, kvHeads: c.kvHeads, headDim: c.headDim, causal: c.causal}
 		if len(d.prefillsFor(c.headDim)) == 0 {
@@ -36,6 +39,9 @@ func (d *device) prefillBenchmarks() []compute.Benchmark {
 		if c.past > 0 {
 			b.Shape += fmt.Sprintf(" after %d", c.past)
 			b.FLOPs += 4 * float64(c.heads) * float64(c.headDim) * float64(c.batch) * float64(c.n) * float64(c.past)
+		}
+		if c.paged {
+			b.Shape += " in pages"
 		}
 		keys := c.past + c.n
 		rows, q, kv := c.batch*keys, c.heads*c.headDim, c.kvHeads*c.headDim
@@ -50,12 +56,18 @@ func (d *device) prefillBenchmarks() []compute.Benchmark {
 			for i := range segs {
 				segs[i] = prefillSegment{rows: c.n, past: c.past, keys: keys, seg: i}
 			}
-			if err := p.set(s, segs, nil); err != nil {
+			var pages []int32 // a sequence's pages lie anywhere
+			if c.paged {
+				for _, page := range rand.New(rand.NewPCG(1, uint64(keys))).Perm((keys + pageRows - 1) / pageRows) {
+					pages = append(pages, int32(page))
+				}
+			}
+			if err := p.set(s, segs, pages); err != nil {
 				return nil, err
 			}
 			calls := make([]prefillCall, sets)
 			for i := range calls {
-				from, err := d.randomBF16(s, int64(rows*(q+2*kv)), 1)
+				from, err := d.randomBF16(s, int64(rows*q+2*(rows+pageRows)*kv), 1)
 				if err != nil {
 					return nil, err
 				}
@@ -70,6 +82,12 @@ func (d *device) prefillBenchmarks() []compute.Benchmark {
 				}
 				out := prefillTensor{p: to, row: int64(q), head: int64(c.headDim), seg: int64(q * keys)}
 				calls[i] = prefillCall{q: at(0), k: at(q), v: at(q + kv), out: out, kvRows: keys, kvSegs: c.batch}
+				if c.paged {
+					pool := prefillTensor{p: from + devptr(2*rows*q), row: int64(c.headDim), head: int64(c.headDim * pageRows), seg: int64(kv * pageRows)}
+					calls[i].q.row, calls[i].k, calls[i].v = int64(q), pool, pool
+					calls[i].v.p += devptr(2 * len(pages) * pageRows * kv)
+					calls[i].kvRows, calls[i].kvSegs = pageRows, len(pages)
+				}
 			}
 			return func(s *stream, i int) { p.run(s, calls[i%sets]) }, nil
 		}))
