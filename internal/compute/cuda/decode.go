@@ -3,7 +3,6 @@
 package cuda
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"unsafe"
@@ -58,22 +57,18 @@ func (d *device) newDecodeAttention(heads, kvHeads, headDim, keys int) (*decodeA
 		return nil, fmt.Errorf("cuda: decode attention: heads of %d", headDim)
 	}
 	a := &decodeAttention{d: d, heads: heads, kvHeads: kvHeads, headDim: headDim, keys: keys}
-	wide := 128
-	_, err := d.kernel(fmt.Sprintf("decode_tma_%d_16", headDim))
-	switch {
-	case err == nil:
-		a.tma = true
-		for i, rows := range []int{16, wide} {
-			a.kernels[i] = decodeTMAKernel(headDim, rows)
-		}
-	case errors.Is(err, errNoKernel):
-		wide = 64
-		for i, tiles := range []int{1, 4} {
-			a.kernels[i] = decodeMMAKernel(headDim, tiles)
-		}
-	default:
-		return nil, err
+	wide := 64
+	if a.tma = d.info.Major == 9; a.tma {
+		wide = 128
 	}
+	for i, rows := range []int{16, wide} {
+		if a.tma {
+			a.kernels[i] = decodeTMAKernel(headDim, rows)
+		} else {
+			a.kernels[i] = decodeMMAKernel(headDim, rows/16)
+		}
+	}
+	var err error
 	// One block a multiprocessor: the next kernel's blocks find room beside them.
 	if a.planner, err = newDecodePlanner(heads, kvHeads, d.info.SMs, wide); err != nil {
 		return nil, err

@@ -115,7 +115,7 @@ func (r *decodeRun) attend(t *testing.T, s *stream, segs []decodeSegment, first,
 func TestDecodeAttention(t *testing.T) {
 	d := openTest(t)
 	defer func() { require.NoError(t, d.Close()) }()
-	for _, c := range []decodeCase{
+	cases := []decodeCase{
 		{heads: 1, kvHeads: 1, dim: 64, segs: [][2]int{{0, 1}}},
 		{heads: 14, kvHeads: 2, dim: 64, segs: [][2]int{{63, 1}, {64, 1}, {65, 1}}},
 		{heads: 28, kvHeads: 4, dim: 128, segs: [][2]int{{1023, 1}}},
@@ -128,17 +128,28 @@ func TestDecodeAttention(t *testing.T) {
 		{heads: 14, kvHeads: 2, dim: 64, segs: [][2]int{{5000, 2}, {4990, 1}, {5111, 3}}, shared: 77},
 		{heads: 7, kvHeads: 1, dim: 128, segs: slices.Repeat([][2]int{{1300, 2}}, 16), shared: 20},
 		{heads: 2, kvHeads: 2, dim: 128, segs: [][2]int{{34000, 2}}},
-	} {
-		t.Run(fmt.Sprintf("%d/%d x %d %v", c.heads, c.kvHeads, c.dim, c.segs), func(t *testing.T) {
-			require.NoError(t, d.do(t.Context(), "test", func(s *stream) error {
-				r := c.setup(t, s)
-				defer r.close()
-				got := r.attend(t, s, r.segs, 0, 1, false, false)
-				assert.Less(t, r.off(got), 5e-3)
-				assert.Equal(t, got, r.attend(t, s, r.segs, 0, 0, false, true), "started early")
-				return s.err
-			}))
-		})
+	}
+	d.eachDecode(t, cases, func(t *testing.T, s *stream, r *decodeRun) {
+		got := r.attend(t, s, r.segs, 0, 1, false, false)
+		assert.Less(t, r.off(got), 5e-3)
+		assert.Equal(t, got, r.attend(t, s, r.segs, 0, 0, false, true), "started early")
+	})
+}
+
+// eachDecode sets every case up with the kernels of every generation.
+func (d *device) eachDecode(t *testing.T, cases []decodeCase, fn func(t *testing.T, s *stream, r *decodeRun)) {
+	for _, major := range generations(d) {
+		d.info.Major = major
+		for _, c := range cases {
+			t.Run(fmt.Sprintf("%d: %d/%d x %d %v", major, c.heads, c.kvHeads, c.dim, c.segs), func(t *testing.T) {
+				require.NoError(t, d.do(t.Context(), "test", func(s *stream) error {
+					r := c.setup(t, s)
+					defer r.close()
+					fn(t, s, r)
+					return s.err
+				}))
+			})
+		}
 	}
 }
 
@@ -193,34 +204,28 @@ func (r *decodeRun) off(got []uint16) float64 {
 func TestDecodeAttentionBits(t *testing.T) {
 	d := openTest(t)
 	defer func() { require.NoError(t, d.Close()) }()
-	for _, c := range []decodeCase{
+	cases := []decodeCase{
 		{heads: 28, kvHeads: 4, dim: 128, segs: [][2]int{{1500, 18}}},
 		{heads: 28, kvHeads: 4, dim: 128, segs: slices.Repeat([][2]int{{4200, 1}, {4301, 2}}, 10), shared: 65},
 		{heads: 3, kvHeads: 3, dim: 96, segs: [][2]int{{383, 3}, {511, 30 - 3}}, shared: 5},
 		{heads: 14, kvHeads: 2, dim: 64, segs: [][2]int{{4095, 9}, {1, 5}}},
 		{heads: 10, kvHeads: 2, dim: 80, segs: [][2]int{{200, 16}}},
-	} {
-		t.Run(fmt.Sprintf("%d/%d x %d %v", c.heads, c.kvHeads, c.dim, c.segs), func(t *testing.T) {
-			require.NoError(t, d.do(t.Context(), "test", func(s *stream) error {
-				r := c.setup(t, s)
-				defer r.close()
-				all := r.attend(t, s, r.segs, 0, 0, false, false)
-				assert.Less(t, r.off(all), 5e-3)
-				width, row := r.heads*r.dim, 0
-				for _, g := range r.segs {
-					for i := range g.rows {
-						// Row i of a chain is the only new row after the others have become past.
-						alone := []decodeSegment{{past: g.past + i, rows: 1, pages: g.pages}}
-						want := all[row*width:][:width]
-						assert.Equal(t, want, r.attend(t, s, alone, row, 0, false, false), "row %d alone", row)
-						assert.Equal(t, want, r.attend(t, s, alone, row, 0, true, false), "row %d alone in the kernel for many", row)
-						row++
-					}
-				}
-				return s.err
-			}))
-		})
 	}
+	d.eachDecode(t, cases, func(t *testing.T, s *stream, r *decodeRun) {
+		all := r.attend(t, s, r.segs, 0, 0, false, false)
+		assert.Less(t, r.off(all), 5e-3)
+		width, row := r.heads*r.dim, 0
+		for _, g := range r.segs {
+			for i := range g.rows {
+				// Row i of a chain is the only new row after the others have become past.
+				alone := []decodeSegment{{past: g.past + i, rows: 1, pages: g.pages}}
+				want := all[row*width:][:width]
+				assert.Equal(t, want, r.attend(t, s, alone, row, 0, false, false), "row %d alone", row)
+				assert.Equal(t, want, r.attend(t, s, alone, row, 0, true, false), "row %d alone in the kernel for many", row)
+				row++
+			}
+		}
+	})
 }
 
 func TestDecodeAttentionRefuses(t *testing.T) {

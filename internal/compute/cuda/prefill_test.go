@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -28,7 +29,7 @@ func TestPrefill(t *testing.T) {
 	if len(d.prefillsFor(64)) == 0 {
 		t.Skip("no kernel for this device")
 	}
-	for _, c := range []prefillCase{
+	cases := []prefillCase{
 		{heads: 1, kvHeads: 1, dim: 64, segs: [][2]int{{1, 0}}},
 		{heads: 2, kvHeads: 2, dim: 64, segs: [][2]int{{64, 0}}},
 		{heads: 2, kvHeads: 2, dim: 64, segs: [][2]int{{257, 0}, {257, 0}}, gap: 24},
@@ -47,10 +48,14 @@ func TestPrefill(t *testing.T) {
 		{heads: 2, kvHeads: 2, dim: 96, segs: [][2]int{{33, 1950}, {7, 1200}}, causal: true, paged: true},
 		{heads: 1, kvHeads: 1, dim: 72, segs: [][2]int{{193, 1900}}, causal: true, gap: 8},
 		{heads: 2, kvHeads: 1, dim: 64, segs: [][2]int{{1801, 0}}},
-	} {
-		t.Run(fmt.Sprintf("%d/%d x %d %v causal %v paged %v", c.heads, c.kvHeads, c.dim, c.segs, c.causal, c.paged), func(t *testing.T) {
-			require.NoError(t, d.do(t.Context(), "test", func(s *stream) error { return c.run(t, s) }))
-		})
+	}
+	for _, major := range generations(d) {
+		d.info.Major = major
+		for _, c := range cases {
+			t.Run(fmt.Sprintf("%d: %d/%d x %d %v causal %v paged %v", major, c.heads, c.kvHeads, c.dim, c.segs, c.causal, c.paged), func(t *testing.T) {
+				require.NoError(t, d.do(t.Context(), "test", func(s *stream) error { return c.run(t, s) }))
+			})
+		}
 	}
 }
 
@@ -198,10 +203,25 @@ func TestPrefillPlansAreKept(t *testing.T) {
 	assert.ErrorIs(t, err, errNoPrefill)
 }
 
+// generations are the compute capabilities, major part, whose kernels for attention the device can run: Hopper runs Ampere's too.
+func generations(d *device) []int { return slices.Compact([]int{d.info.Major, 8}) }
+
 // BenchmarkPrefill reports TFLOP/s of each shape that `afterimage bench kernels` times.
 func BenchmarkPrefill(b *testing.B) {
 	d := openTest(b)
 	defer func() { require.NoError(b, d.Close()) }()
+	benchmarkPrefill(b, d)
+}
+
+// BenchmarkPrefillAmpere is the same with the kernels for Ampere and later.
+func BenchmarkPrefillAmpere(b *testing.B) {
+	d := openTest(b)
+	defer func() { require.NoError(b, d.Close()) }()
+	d.info.Major = 8
+	benchmarkPrefill(b, d)
+}
+
+func benchmarkPrefill(b *testing.B, d *device) {
 	for _, c := range d.prefillBenchmarks() {
 		b.Run(c.Shape, func(b *testing.B) {
 			for range b.N {
