@@ -21,7 +21,7 @@ func (d *device) prefillBenchmarks() []compute.Benchmark {
 		{28, 4, 128, 1, 512, 11264, true, true}, {28, 4, 128, 1, 40, 11500, true, true}, // a chunk, and a question, after a long memory
 		{32, 32, 128, 1, 4096, 0, true, false}, {32, 32, 128, 1, 16384, 0, true, false}, // Llama-7B
 		{32, 32, 96, 1, 4096, 0, true, false}, {32, 32, 96, 1, 16384, 0, true, false}, // Phi-3-mini
-		{32, 32, 96, 1, 4096, 0, true, true},                                           
+		{32, 32, 96, 1, 4096, 0, true, true},
 		{14, 2, 64, 1, 4096, 0, true, false},                                            // Qwen2-0.5B
 		{16, 16, 80, 1, 4096, 0, false, false}, {16, 16, 80, 1, 16384, 0, false, false}, // Qwen2-VL's vision tower
 		{16, 16, 64, 16, 577, 0, false, false}, {16, 16, 64, 32, 257, 0, false, false}, // CLIP ViT-L/14 at 336 and 224
