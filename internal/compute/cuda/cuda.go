@@ -49,7 +49,7 @@ func Describe(ordinal int) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("cuda: device %d: %w", ordinal, err)
 	}
-	defer func() { _ = c.release(false) }()
+	defer func() { _ = c.release() }()
 	if err := c.bind(); err != nil {
 		return Info{}, fmt.Errorf("cuda: device %d: %w", ordinal, err)
 	}
@@ -73,6 +73,7 @@ type device struct {
 	ctx     cuContext
 	stream  *stream
 	modules []cuModule
+	places  map[string]cuModule // which has af_NAME
 	kernels map[string]*kernel
 	held    map[devptr]int64 // every allocation that is open
 	blas    blaslt
@@ -91,7 +92,8 @@ type job struct {
 
 var errClosed = errors.New("device is closed")
 
-// Open takes the GPU of an ordinal, 0 to Count()-1. The caller closes it.
+// Open takes the GPU of an ordinal, 0 to Count()-1. The caller closes it. After a kernel has crashed, drivers let only a new process
+// use the GPU again: then the error wraps compute.ErrDeviceLost.
 func Open(ordinal int) (compute.Device, error) {
 	d, err := open(ordinal)
 	if err != nil {
@@ -103,14 +105,14 @@ func Open(ordinal int) (compute.Device, error) {
 func open(ordinal int) (*device, error) {
 	info, err := describe(ordinal)
 	if err != nil {
-		return nil, fmt.Errorf("cuda: device %d: %w", ordinal, err)
+		return nil, openError(ordinal, err)
 	}
 	d := &device{
 		info: info, name: fmt.Sprintf("cuda:%d %s", ordinal, info.Name),
 		turn: make(chan struct{}, 1), jobs: make(chan *job), kernels: map[string]*kernel{}, held: map[devptr]int64{},
 	}
 	if d.ctx, err = holdContext(ordinal); err != nil {
-		return nil, fmt.Errorf("cuda: device %d: %w", ordinal, err)
+		return nil, openError(ordinal, err)
 	}
 	d.ended.Add(1)
 	go d.serve()
@@ -119,6 +121,13 @@ func open(ordinal int) (*device, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+func openError(ordinal int, err error) error {
+	if isGone(err) {
+		err = fmt.Errorf("%w: %w", compute.ErrDeviceLost, err)
+	}
+	return fmt.Errorf("cuda: device %d: %w", ordinal, err)
 }
 
 func (d *device) Name() string { return d.name }
@@ -230,7 +239,7 @@ func (d *device) start() error {
 		return err
 	}
 	if d.modules == nil {
-		if d.modules, err = loadModules(); err != nil {
+		if d.modules, d.places, err = loadModules(); err != nil {
 			s.close()
 			return err
 		}
@@ -293,7 +302,7 @@ func (d *device) Close() error {
 	})
 	close(d.jobs)
 	d.ended.Wait()
-	if e := d.ctx.release(d.lost != nil); err == nil && e != nil && d.lost == nil {
+	if e := d.ctx.release(); err == nil && e != nil && d.lost == nil {
 		err = fmt.Errorf("cuda: Close: %w", e)
 	}
 	return err

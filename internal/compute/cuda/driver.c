@@ -2,6 +2,7 @@
 
 #include "driver.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 int af_launch_kernel(CUfunction f, CUstream s, const af_launch *l, void *args) {
@@ -19,6 +20,17 @@ int af_launch_kernel(CUfunction f, CUstream s, const af_launch *l, void *args) {
 	c.numAttrs = l->overlap ? 1 : 0;
 	void *params[] = {args};
 	return cuLaunchKernelEx(&c, f, params, NULL);
+}
+
+int af_module_count(CUmodule m, unsigned *n) { return cuModuleGetFunctionCount(n, m); }
+
+int af_module_name(CUmodule m, unsigned n, unsigned i, const char **name) {
+	CUfunction *all = malloc(n * sizeof *all);
+	if (!all) return CUDA_ERROR_OUT_OF_MEMORY;
+	int rc = cuModuleEnumerateFunctions(all, n, m);
+	if (!rc) rc = cuFuncGetName(name, all[i]);
+	free(all);
+	return rc;
 }
 
 int af_function_smem(CUfunction f, int bytes) { return cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes); }

@@ -36,7 +36,6 @@ func (e status) Error() string {
 const (
 	statusOutOfMemory status = C.CUDA_ERROR_OUT_OF_MEMORY
 	statusNoBinary    status = C.CUDA_ERROR_NO_BINARY_FOR_GPU
-	statusNotFound    status = C.CUDA_ERROR_NOT_FOUND
 )
 
 // gone reports whether a context that returned e can never be used again.
@@ -126,15 +125,9 @@ func holdContext(ordinal int) (cuContext, error) {
 // bind makes c current on this OS thread.
 func (c cuContext) bind() error { return of(cu.SetCurrentContext(c.ctx)) }
 
-// release gives up the hold. A context that is lost is torn down for everyone who holds it, so that the next to open the device gets
-// a fresh one.
-func (c cuContext) release(lost bool) error {
+func (c cuContext) release() error {
 	_ = cu.SetCurrentContext(cu.CUContext{})
-	err := of(c.dev.ReleasePrimaryCtx())
-	if lost {
-		err = of(c.dev.ResetPrimaryCtx())
-	}
-	return err
+	return of(c.dev.ReleasePrimaryCtx())
 }
 
 // describe needs no context. FreeBytes is left zero.
@@ -216,6 +209,24 @@ func loadModule(image []byte) (cuModule, error) {
 }
 
 func (m cuModule) unload() { _ = m.Unload() }
+
+// names lists the module's kernels.
+func (m cuModule) names() ([]string, error) {
+	handle := *(*C.CUmodule)(unsafe.Pointer(&m.Module))
+	var n C.uint
+	if err := check(C.af_module_count(handle, &n)); err != nil || n == 0 {
+		return nil, err
+	}
+	names := make([]string, n)
+	for i := range names {
+		var name *C.char
+		if err := check(C.af_module_name(handle, n, C.uint(i), &name)); err != nil {
+			return nil, err
+		}
+		names[i] = C.GoString(name)
+	}
+	return names, nil
+}
 
 func (m cuModule) function(name string) (cuFunction, error) {
 	f, err := m.Function(name)

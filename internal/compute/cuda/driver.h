@@ -16,6 +16,10 @@ typedef struct {
 // args points to the kernel's one parameter, a struct that the driver copies before this returns.
 int af_launch_kernel(CUfunction f, CUstream s, const af_launch *l, void *args);
 
+// How many kernels a module has, and the name of the i-th of those n, which the module owns.
+int af_module_count(CUmodule m, unsigned *n);
+int af_module_name(CUmodule m, unsigned n, unsigned i, const char **name);
+
 // Bytes of shared memory that a launch may ask for; beyond 48 KiB this must be called first.
 int af_function_smem(CUfunction f, int bytes);
 // Makes the function resident, and reads what it needs: registers a thread, static shared and local memory in bytes.

@@ -70,38 +70,41 @@ AF_INLINE void load_vector(float (&v)[N], uint64_t at, uint32_t c, uint32_t cols
 	load_as<false>(v, t, 0, c, cols);
 }
 
-// A row is held in registers by a group of threads: P pieces of N columns each. sum adds over the group.
-template <int N, int P, typename Sum>
+// A row of whole pieces is held in registers by a group of threads: P pieces of 8 columns each. group_sum adds over the group.
+template <int P, typename Sum>
 AF_INLINE void norm_held(const af_norm_args &a, uint32_t r, uint32_t thread, uint32_t threads, Sum group_sum) {
-	const uint32_t cols = a.x.cols, first = thread * N, step = threads * N;
-	float v[P][N], sum = 0.f, mean = 0.f;
-	load_row(v, a.x, r, first, step); // zero beyond the row
+	const uint32_t cols = a.x.cols, first = thread * 8, step = threads * 8;
+	const float share = __frcp_rn((float)cols);
+	float v[P][8], sum = 0.f, mean = 0.f;
+	load_row(v, a.x, r, first, step);
 	if (a.bias) {
 #pragma unroll
 		for (int p = 0; p < P; p++)
 #pragma unroll
-			for (int i = 0; i < N; i++) sum += v[p][i];
-		mean = group_sum(sum) / cols;
+			for (int i = 0; i < 8; i++) sum += v[p][i];
+		mean = group_sum(sum) * share;
 		sum = 0.f;
 	}
 #pragma unroll
 	for (int p = 0; p < P; p++)
+		if (first + p * step < cols) {
 #pragma unroll
-		for (int i = 0; i < N; i++) {
-			v[p][i] -= mean;
-			if (first + p * step + i < cols) sum += v[p][i] * v[p][i];
+			for (int i = 0; i < 8; i++) {
+				v[p][i] -= mean;
+				sum += v[p][i] * v[p][i];
+			}
 		}
-	const float inv = 1.f / sqrtf(group_sum(sum) / cols + a.eps);
+	const float inv = rsqrtf(group_sum(sum) * share + a.eps);
+	const af_view weight = {a.weight, 0, 1, cols, 0, 0}, bias = {a.bias, 0, 1, cols, 0, 0};
 #pragma unroll
 	for (int p = 0; p < P; p++) {
 		const uint32_t c = first + p * step;
-		if (c >= cols) break;
-		float w[N], b[N] = {};
-		load_vector(w, a.weight, c, cols);
-		if (a.bias) load_vector(b, a.bias, c, cols);
+		float w[1][8], b[1][8] = {};
+		load_row(w, weight, 0, c, 0);
+		if (a.bias) load_row(b, bias, 0, c, 0);
 #pragma unroll
-		for (int i = 0; i < N; i++) v[p][i] = v[p][i] * inv * w[i] + b[i];
-		store(a.dst, r, c, v[p]);
+		for (int i = 0; i < 8; i++) v[p][i] = v[p][i] * inv * w[0][i] + b[0][i];
+		if (c < cols) store(a.dst, r, c, v[p]);
 	}
 }
 
@@ -137,12 +140,13 @@ AF_INLINE void norm_long(const af_norm_args &a, uint32_t r, float *slots) {
 	}
 }
 
-// A warp a row of up to 1024, wide.
+// A warp a row of up to 1024, wide and a multiple of 8.
 AF_KERNEL(norm_short, 256) {
 	const uint32_t lane = threadIdx.x & 31, warps = blockDim.x >> 5;
 	auto sum = [](float v) { return warp_sum(v); };
 	for (uint32_t r = blockIdx.x * warps + (threadIdx.x >> 5); r < a.x.rows; r += gridDim.x * warps) {
-		norm_held<8, 4>(a, r, lane, 32, sum);
+		if (a.x.cols <= 512) norm_held<2>(a, r, lane, 32, sum);
+		else norm_held<4>(a, r, lane, 32, sum);
 	}
 }
 
@@ -150,8 +154,7 @@ AF_KERNEL(norm, 256) {
 	__shared__ float slots[33];
 	auto sum = [&](float v) { return block_sum(v, slots); };
 	for (uint32_t r = blockIdx.x; r < a.x.rows; r += gridDim.x) {
-		if (a.wide && a.x.cols <= 2048) norm_held<8, 1>(a, r, threadIdx.x, 256, sum);
-		else if (a.wide && a.x.cols <= 4096) norm_held<8, 2>(a, r, threadIdx.x, 256, sum);
+		if (a.wide && a.x.cols <= 4096 && a.x.cols % 8 == 0) norm_held<2>(a, r, threadIdx.x, 256, sum);
 		else if (a.wide) norm_long<8>(a, r, slots);
 		else norm_long<1>(a, r, slots);
 	}
@@ -174,17 +177,16 @@ AF_INLINE void rotate(const af_rotate_args &a) {
 			for (int k = 0; k < N; k++) sincosf(pos * ((const float *)a.freq)[j + k], &sine[k], &cosine[k]);
 		}
 		for (uint32_t h = from; h < to; h += a.head) {
-			float lo[N], hi[N];
-			load(lo, a.x, r, h + j);
-			load(hi, a.x, r, h + half + j);
+			float v[2][N];
+			load_row(v, a.x, r, h + j, half);
 #pragma unroll
 			for (int k = 0; k < N; k++) {
-				const float t = lo[k];
-				lo[k] = t * cosine[k] - hi[k] * sine[k];
-				hi[k] = hi[k] * cosine[k] + t * sine[k];
+				const float t = v[0][k];
+				v[0][k] = t * cosine[k] - v[1][k] * sine[k];
+				v[1][k] = v[1][k] * cosine[k] + t * sine[k];
 			}
-			store(a.x, r, h + j, lo);
-			store(a.x, r, h + half + j, hi);
+			store(a.x, r, h + j, v[0]);
+			store(a.x, r, h + half + j, v[1]);
 		}
 	});
 }

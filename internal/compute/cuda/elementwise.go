@@ -99,7 +99,7 @@ func (s *stream) norm(dst, x view, weight, bias devptr, eps float32) {
 		a.wide = allWide(dst, x)
 	}
 	name, grid := "norm", dst.rows
-	if dst.cols <= 1024 && a.wide != 0 {
+	if dst.cols <= 1024 && dst.cols%8 == 0 && a.wide != 0 {
 		name, grid = "norm_short", blocks(int(dst.rows), 8)
 	}
 	start(s, name, [3]uint32{min(grid, 1<<20), 1, 1}, threads256, 0, &a, 0)

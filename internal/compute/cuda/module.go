@@ -22,28 +22,44 @@ type kernel struct {
 	shared uint32 // dynamic shared memory that launches may ask for
 }
 
-// loadModules loads every fatbin that has code for this GPU; those made for another kind of chip are left out.
-func loadModules() ([]cuModule, error) {
+// loadModules loads every fatbin that has code for this GPU; those made for another kind of chip are left out. It also says which module
+// has which kernel.
+func loadModules() (modules []cuModule, places map[string]cuModule, err error) {
 	files, err := fatbins.ReadDir("kernels")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	modules := []cuModule{}
+	defer func() {
+		if err != nil {
+			for _, m := range modules {
+				m.unload()
+			}
+			modules = nil
+		}
+	}()
+	modules, places = []cuModule{}, map[string]cuModule{}
 	for _, f := range files {
 		image, err := fatbins.ReadFile("kernels/" + f.Name())
 		if err != nil {
-			return nil, err
+			return modules, nil, err
 		}
 		m, err := loadModule(image)
 		if errors.Is(err, statusNoBinary) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("loading %s: %w", f.Name(), err)
+			return modules, nil, fmt.Errorf("loading %s: %w", f.Name(), err)
 		}
 		modules = append(modules, m)
+		names, err := m.names()
+		if err != nil {
+			return modules, nil, fmt.Errorf("listing the kernels of %s: %w", f.Name(), err)
+		}
+		for _, name := range names {
+			places[name] = m
+		}
 	}
-	return modules, nil
+	return modules, places, nil
 }
 
 // kernel finds af_NAME, once. An error wraps errNoKernel when this GPU has none of that name. On the device's thread only.
@@ -51,25 +67,23 @@ func (d *device) kernel(name string) (*kernel, error) {
 	if k := d.kernels[name]; k != nil {
 		return k, nil
 	}
-	for _, m := range d.modules {
-		f, err := m.function("af_" + name)
-		if errors.Is(err, statusNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("kernel %s: %w", name, err)
-		}
-		k := &kernel{name: name, fn: f, shared: 48 << 10}
-		if k.args, err = m.word("af_sizeof_" + name); err != nil {
-			return nil, fmt.Errorf("kernel %s: size of its arguments: %w", name, err)
-		}
-		if k.info, err = f.info(); err != nil {
-			return nil, fmt.Errorf("kernel %s: %w", name, err)
-		}
-		d.kernels[name] = k
-		return k, nil
+	m, ok := d.places["af_"+name]
+	if !ok {
+		return nil, fmt.Errorf("kernel %s: %w %d.%d", name, errNoKernel, d.info.Major, d.info.Minor)
 	}
-	return nil, fmt.Errorf("kernel %s: %w %d.%d", name, errNoKernel, d.info.Major, d.info.Minor)
+	f, err := m.function("af_" + name)
+	if err != nil {
+		return nil, fmt.Errorf("kernel %s: %w", name, err)
+	}
+	k := &kernel{name: name, fn: f, shared: 48 << 10}
+	if k.args, err = m.word("af_sizeof_" + name); err != nil {
+		return nil, fmt.Errorf("kernel %s: size of its arguments: %w", name, err)
+	}
+	if k.info, err = f.info(); err != nil {
+		return nil, fmt.Errorf("kernel %s: %w", name, err)
+	}
+	d.kernels[name] = k
+	return k, nil
 }
 
 var errNoKernel = errors.New("there is none for compute capability")

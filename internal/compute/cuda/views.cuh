@@ -44,15 +44,39 @@ AF_INLINE void load(float (&v)[N], const af_view &t, uint32_t r, uint32_t c) {
 	load(v, t, r, c, t.cols);
 }
 
-// load_row reads P pieces of a row, step columns apart, all of them on their way before the first is used.
+// load_row reads P pieces of a row, step columns apart, all on their way before the first is used. A piece lies within the row or
+// beyond it, where it is zero: with N of 8 rows are multiples of 8.
 template <int N, int P>
 AF_INLINE void load_row(float (&v)[P][N], const af_view &t, uint32_t r, uint32_t c, uint32_t step) {
-	if (t.half) {
+	const int64_t at = (int64_t)r * t.stride + c;
+	if constexpr (N == 8) {
+		if (t.half) {
+			uint4 u[P];
 #pragma unroll
-		for (int p = 0; p < P; p++) load_as<true>(v[p], t, r, c + p * step, t.cols);
+			for (int p = 0; p < P; p++)
+				u[p] = c + p * step < t.cols ? *(const uint4 *)((const bf16 *)t.p + at + p * step) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+			for (int p = 0; p < P; p++) {
+				const uint32_t w[4] = {u[p].x, u[p].y, u[p].z, u[p].w};
+#pragma unroll
+				for (int i = 0; i < 4; i++) {
+					const float2 f = bf16_unpack(w[i]);
+					v[p][2 * i] = f.x, v[p][2 * i + 1] = f.y;
+				}
+			}
+		} else {
+#pragma unroll
+			for (int p = 0; p < P; p++)
+#pragma unroll
+				for (int i = 0; i < 2; i++) {
+					float4 f = make_float4(0.f, 0.f, 0.f, 0.f);
+					if (c + p * step < t.cols) f = *(const float4 *)((const float *)t.p + at + p * step + 4 * i);
+					v[p][4 * i] = f.x, v[p][4 * i + 1] = f.y, v[p][4 * i + 2] = f.z, v[p][4 * i + 3] = f.w;
+				}
+		}
 	} else {
 #pragma unroll
-		for (int p = 0; p < P; p++) load_as<false>(v[p], t, r, c + p * step, t.cols);
+		for (int p = 0; p < P; p++) load(v[p], t, r, c + p * step);
 	}
 }
 
