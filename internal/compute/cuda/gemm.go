@@ -76,7 +76,7 @@ func (s *stream) gemm(g gemm) {
 	}
 	switch {
 	case g.aligned() && s.d.info.Major == 9:
-		s.gemmHopper(g, s.d.gemmTile(g.rows, g.out, g.in))
+		s.gemmHopper(g, s.d.gemmTile(&g))
 	case g.aligned() && s.d.blas.open(s.d) == nil:
 		s.gemmBlas(g)
 	case !g.swiglu:
@@ -129,47 +129,58 @@ type gemmArgs struct {
 
 // A gemmTile is what a block computes at a time: rows of x by columns; clusters of blocks fetch w together.
 type gemmTile struct {
+	name             string
 	columns, cluster int
-	smem             uint32 // bytes a block takes
+	stages, outs     int     // see Shape in gemm_sm90.cu
+	speed            float64 // of long products, of the fastest tile's
 }
 
 const (
 	gemmRows    = 128 // of a tile
 	gemmDepth   = 64  // of `in` that shared memory holds at a time
 	gemmThreads = 384
-	gemmGroup   = 16 // rows of tiles worked on together
+	gemmGroup   = 8 // rows of clusters' tiles worked on together
 )
 
+// The kernels there are, with speeds as measured on an H200.
 var gemmTiles = [...]gemmTile{
-	{columns: 256, cluster: 2, smem: gemmShared(256, 4)},
-	{columns: 128, cluster: 1, smem: gemmShared(128, 6)},
+	{"256", 256, 2, 4, 2, 1},
+	{"192", 192, 2, 5, 1, 0.985},
+	{"128", 128, 2, 6, 2, 0.905},
+	{"128alone", 128, 1, 6, 2, 0.82},
 }
 
-// gemmShared is Smem of gemm_sm90.cu: stages of x and w, results on their way out, bias, and barriers.
-func gemmShared(columns, stages int) uint32 {
-	return uint32(stages*(gemmRows+columns)*gemmDepth*2 + 4*64*128 + 2*columns*4 + stages*16)
+// shared is Shape::bytes of gemm_sm90.cu: stages of x and w, results on their way out, bias, and barriers.
+func (t *gemmTile) shared() uint32 {
+	return uint32(t.stages*(gemmRows+t.columns)*gemmDepth*2 + 8*t.outs*16*128 + 2*t.columns*4 + t.stages*16)
 }
 
-// gemmTile picks the tile that is done first: turns of all multiprocessors by the time of one.
-func (d *device) gemmTile(rows, out, in int) gemmTile {
-	best, least := gemmTiles[0], 0.0
-	for i, t := range gemmTiles {
-		down, across := (rows+gemmRows*t.cluster-1)/(gemmRows*t.cluster), (out+t.columns-1)/t.columns
-		slots := d.info.SMs / t.cluster
-		turns := float64((down*across + slots - 1) / slots)
-		// Narrow tiles load more for each product; the constant is what a tile costs beside its products, in columns of `in`.
-		cost := turns * float64(t.columns) * (float64(in) + 200)
-		if t.columns < 256 {
-			cost *= 1.1
+// gemmTile picks the tile with which g is done first: turns of all multiprocessors by the time of one.
+func (d *device) gemmTile(g *gemm) *gemmTile {
+	var best *gemmTile
+	var least float64
+	for i := range gemmTiles {
+		t := &gemmTiles[i]
+		if g.swiglu && t.columns%128 != 0 {
+			continue // its results leave in pieces of 64 columns, from 128 of the product
 		}
-		if i == 0 || cost < least {
+		slots := d.info.SMs / t.cluster
+		turns := (t.down(g)*t.across(g) + slots - 1) / slots
+		// What a tile costs beside its products is like so much more of `in`.
+		if cost := float64(turns*t.columns*(g.in+200)) / t.speed; best == nil || cost < least {
 			best, least = t, cost
 		}
 	}
 	return best
 }
 
-func (s *stream) gemmHopper(g gemm, t gemmTile) {
+// down and across count the tiles of clusters.
+func (t *gemmTile) down(g *gemm) int {
+	return (g.rows + gemmRows*t.cluster - 1) / (gemmRows * t.cluster)
+}
+func (t *gemmTile) across(g *gemm) int { return (g.out + t.columns - 1) / t.columns }
+
+func (s *stream) gemmHopper(g gemm, t *gemmTile) {
 	kind := "bf16"
 	boxColumns := uint32(64)
 	as := mapBF16
@@ -193,10 +204,9 @@ func (s *stream) gemmHopper(g gemm, t gemmTile) {
 	}
 	matrix(&a.x, mapBF16, g.x, g.rows, g.in, g.ldx, 2, gemmRows, gemmDepth)
 	matrix(&a.w, mapBF16, g.w, g.out, g.in, g.ldw, 2, uint32(t.columns/t.cluster), gemmDepth)
-	matrix(&a.dst, as, g.dst, g.rows, g.columns(), g.ldd, g.element(), 64, boxColumns)
-	tiles := (g.rows + gemmRows*t.cluster - 1) / (gemmRows * t.cluster) * ((g.out + t.columns - 1) / t.columns)
-	grid := uint32(min(tiles, s.d.info.SMs/t.cluster) * t.cluster)
-	start(s, fmt.Sprintf("gemm_%s_%d", kind, t.columns), [3]uint32{grid, 1, 1}, [3]uint32{gemmThreads, 1, 1}, t.smem, &a, launchPDL)
+	matrix(&a.dst, as, g.dst, g.rows, g.columns(), g.ldd, g.element(), 16, boxColumns)
+	grid := uint32(min(t.down(&g)*t.across(&g), s.d.info.SMs/t.cluster) * t.cluster)
+	start(s, "gemm_"+kind+"_"+t.name, [3]uint32{grid, 1, 1}, [3]uint32{gemmThreads, 1, 1}, t.shared(), &a, launchPDL)
 }
 
 // gemmBlas is the product by cuBLASLt. What is more than a product is made in float32 sums first, some rows at a time.

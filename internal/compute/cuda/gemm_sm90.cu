@@ -1,10 +1,10 @@
 // Large matrix products on Hopper: x [rows, in] · wᵀ, w [out, in], bf16 with float32 sums, and what follows the product fused to it.
 //
 // One block of three warpgroups to a multiprocessor stays for the whole launch. The first warpgroup's one thread streams tiles of x
-// and w, 64 of `in` at a time, through a ring of stages in shared memory by TMA; each of the two others multiplies 64 rows by all BN
-// columns of a tile. They are not tied to each other: one runs ahead by as much as the ring holds, so that its epilogue hides
-// behind the other's products. A cluster's two blocks own neighbouring rows and the same columns, and each fetches half of
-// their w for both.
+// and w, 64 of `in` at a time, through a ring of stages in shared memory by TMA; each of the two others multiplies 64 rows by all
+// columns of a tile, and each of their warps sends its 16 rows of results off on its own. Both only ever wait for the ring, so one's
+// waits hide behind the other's products. A cluster's two blocks own neighbouring rows and the same columns, and each fetches
+// half of their w for both. What was tried and measured is in NOTES-gemm.md.
 #include "common.cuh"
 #include "gemm.h"
 #include "hopper.cuh"
@@ -18,14 +18,14 @@ constexpr int kRows = 128, kDepth = 64, kThreads = 384;
 enum Act { kIdentity, kGELU, kGELUTanh, kQuickGELU };
 
 // Shape is how a kernel cuts its work. A tile is kRows x COLUMNS for a block; CLUSTER blocks share out w; STAGES tiles deep is the
-// ring; the second group of consumers starts a tile LEAD steps after the first; BLOCKS run on a multiprocessor at once.
-template <int COLUMNS_, int CLUSTER_, int STAGES_, int LEAD_ = 0, int WAIT_ = 0, int BLOCKS_ = 1>
+// ring; each warp's results leave through OUTS buffers.
+template <int COLUMNS_, int CLUSTER_, int STAGES_, int OUTS_>
 struct Shape {
-  static constexpr int COLUMNS = COLUMNS_, CLUSTER = CLUSTER_, STAGES = STAGES_, LEAD = LEAD_, WAIT = WAIT_, BLOCKS = BLOCKS_;
+  static constexpr int COLUMNS = COLUMNS_, CLUSTER = CLUSTER_, STAGES = STAGES_, OUTS = OUTS_;
   // Shared memory; the stages' swizzle wants them on 1024-byte boundaries.
   static constexpr int X = kRows * kDepth * 2, W = COLUMNS * kDepth * 2, STAGE = X + W;
-  static constexpr int OUT = 64 * 128, OUTS = BLOCKS > 1 ? 1 : 2; // 64 rows of 128 bytes on their way to memory, so many a group
-  static constexpr int out = STAGES * STAGE, bias = out + 2 * OUTS * OUT, bars = bias + (BLOCKS > 1 ? 0 : 2 * COLUMNS * 4);
+  static constexpr int OUT = 16 * 128; // 16 rows of 128 bytes
+  static constexpr int out = STAGES * STAGE, bias = out + 8 * OUTS * OUT, bars = bias + 2 * COLUMNS * 4;
   static constexpr int bytes = bars + STAGES * 16;
 };
 
@@ -96,29 +96,30 @@ struct Tiles {
   }
 };
 
-// What leaves in one go: 64 rows of 128 bytes. Its 16-byte pieces lie as the map's swizzle wants them: piece p of row r at p ^ r%8.
+// What leaves in one go: a warp's 16 rows of 128 bytes. Their 16-byte pieces lie as the map's swizzle wants them: piece p of row r at
+// p ^ r%8.
 
-// put_bf16 packs 64 columns' sums of a warpgroup.
-AF_INLINE void put_bf16(uint32_t out, const float *d, uint32_t warp, uint32_t lane) {
-  uint32_t row = warp * 16 + (lane & 15), at = out + row * 128;
+// put_bf16 packs 64 columns' sums.
+AF_INLINE void put_bf16(uint32_t out, const float *d, uint32_t lane) {
+  const uint32_t row = lane & 15, at = out + row * 128;
 #pragma unroll
   for (uint32_t i = 0; i < 8; i += 2) {
     const float *p = d + 4 * i;
-    uint32_t to = at + (((i + (lane >> 4)) ^ (row & 7)) << 4);
+    const uint32_t to = at + (((i + (lane >> 4)) ^ (row & 7)) << 4);
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(bf16_pack(p[0], p[1])),
                  "r"(bf16_pack(p[2], p[3])), "r"(bf16_pack(p[4], p[5])), "r"(bf16_pack(p[6], p[7]))
                  : "memory");
   }
 }
 
-// put_f32 stores 32 columns' sums of a warpgroup.
-AF_INLINE void put_f32(uint32_t out, const float *d, uint32_t warp, uint32_t lane) {
+// put_f32 stores 32 columns' sums.
+AF_INLINE void put_f32(uint32_t out, const float *d, uint32_t lane) {
 #pragma unroll
   for (uint32_t i = 0; i < 4; i++) {
 #pragma unroll
     for (uint32_t h = 0; h < 2; h++) {
-      uint32_t row = warp * 16 + h * 8 + (lane >> 2), piece = i * 2 + ((lane & 3) >> 1);
-      uint32_t to = out + row * 128 + ((piece ^ (row & 7)) << 4) + (lane & 1) * 8;
+      const uint32_t row = h * 8 + (lane >> 2), piece = i * 2 + ((lane & 3) >> 1);
+      const uint32_t to = out + row * 128 + ((piece ^ (row & 7)) << 4) + (lane & 1) * 8;
       asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(d[4 * i + 2 * h]), "f"(d[4 * i + 2 * h + 1]) : "memory");
     }
   }
@@ -165,10 +166,10 @@ AF_INLINE void consume(const af_gemm_args &a, uint8_t *memory, uint32_t full, ui
   const Tiles tiles(a, kRows * S::CLUSTER, BN);
   const uint32_t rank = S::CLUSTER > 1 ? cluster_rank() : 0, steps = (a.in + kDepth - 1) / kDepth;
   const uint32_t group = __shfl_sync(~0u, threadIdx.x / 128 - 1, 0), thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-  const uint32_t smem = smem_addr(memory), out = smem + S::out + group * S::OUTS * S::OUT;
-  float *bias = S::BLOCKS == 1 && a.bias ? reinterpret_cast<float *>(memory + S::bias) + group * BN : nullptr;
+  const uint32_t smem = smem_addr(memory), out = smem + S::out + (group * 4 + warp) * S::OUTS * S::OUT;
+  float *bias = a.bias ? reinterpret_cast<float *>(memory + S::bias) + group * BN : nullptr;
   const float *scale = reinterpret_cast<const float *>(a.scale);
-  uint32_t stage = 0, parity = 0;
+  uint32_t stage = 0, parity = 0, buffer = 0;
 
   // release tells every block that fills this one's ring, by one thread each, that a stage was read.
   auto release = [&](uint32_t stage) {
@@ -182,19 +183,16 @@ AF_INLINE void consume(const af_gemm_args &a, uint8_t *memory, uint32_t full, ui
   for (uint32_t i = blockIdx.x / S::CLUSTER; i < tiles.count; i += gridDim.x / S::CLUSTER) {
     uint32_t row, column;
     tiles.at(i, row, column);
-    const int r = (row * S::CLUSTER + rank) * kRows + group * 64, c = column * BN;
-    if (S::BLOCKS > 1)
-      bias = a.bias ? const_cast<float *>(reinterpret_cast<const float *>(a.bias)) + c : nullptr;
-    else if (bias)
+    const int r = (row * S::CLUSTER + rank) * kRows + group * 64 + warp * 16, c = column * BN;
+    if (bias) {
+      bar_sync(1 + group, 128); // all have used the last tile's
       for (uint32_t j = thread; j < BN; j += 128) bias[j] = c + j < a.out ? __ldg(reinterpret_cast<const float *>(a.bias) + c + j) : 0.f;
+    }
 
     float d[BN / 2];
 #pragma unroll
     for (int j = 0; j < BN / 2; j++) d[j] = 0.f;
     pin(d);
-    uint32_t last = 0;
-    const uint32_t lead = min(S::LEAD, steps - 1);
-    if (S::LEAD > 0 && group == 1) bar_sync(3, 256);
     for (uint32_t k = 0; k < steps; k++) {
       mbar_wait(full + stage * 8, parity);
       const uint64_t x = desc_k<64>(smem + stage * S::STAGE + group * 64 * 128), w = desc_k<64>(smem + stage * S::STAGE + S::X);
@@ -202,25 +200,19 @@ AF_INLINE void consume(const af_gemm_args &a, uint8_t *memory, uint32_t full, ui
 #pragma unroll
       for (int j = 0; j < kDepth / 16; j++) Wgmma<BN>::template ss<false>(d, desc_step(x, j * 32), desc_step(w, j * 32), 1);
       wgmma_commit();
-      if (S::LEAD > 0 && group == 0 && k == lead) bar_arrive(3, 256);
-      wgmma_wait<S::WAIT>();
-      if (S::WAIT == 0)
-        release(stage);
-      else if (k > 0)
-        release(last);
-      last = stage;
+      wgmma_wait<0>(); // the other group's products fill the gap
+      release(stage);
       if (++stage == S::STAGES) stage = 0, parity ^= 1;
     }
-    wgmma_wait<0>();
     pin(d);
-    if (S::WAIT > 0) release(last);
-    if (bias && S::BLOCKS == 1) bar_sync(1 + group, 128); // all of it is there
+    if (bias) bar_sync(1 + group, 128); // all of it is there
 
 #pragma unroll
     for (int j = 0; j < BN / kColumns; j++) {
       float *p = d + j * kColumns / 2;
-      const uint32_t to = out + j % S::OUTS * S::OUT;
+      const uint32_t to = out + buffer * S::OUT;
       if (c + j * kColumns >= a.out) break;
+      if (++buffer == S::OUTS) buffer = 0;
       if (OUT == kSwiGLU) {
 #pragma unroll
         for (int g = 0; g < kColumns / 16; g++)
@@ -237,19 +229,16 @@ AF_INLINE void consume(const af_gemm_args &a, uint8_t *memory, uint32_t full, ui
           }
         }
       }
-      if (S::OUTS == 1) {
-        if (thread == 0) tma_store_wait_read<0>();
-        bar_sync(1 + group, 128);
-      }
+      // What left OUTS pieces ago was read, so the buffer is free.
+      if (lane == 0) tma_store_wait_read<S::OUTS - 1>();
+      __syncwarp();
       if (OUT == kF32)
-        put_f32(to, p, warp, lane);
+        put_f32(to, p, lane);
       else
-        put_bf16(to, p, warp, lane);
+        put_bf16(to, p, lane);
       smem_written();
-      // The barrier also says that what left before was read, so the other buffer is free.
-      if (S::OUTS == 2 && thread == 0) tma_store_wait_read<0>();
-      bar_sync(1 + group, 128);
-      if (thread == 0) {
+      __syncwarp();
+      if (lane == 0) {
         const int at = OUT == kSwiGLU ? c / 2 + j * 64 : c + j * kColumns;
         if (a.add)
           tma_add_2d(&a.dst, to, at, r);
@@ -259,14 +248,14 @@ AF_INLINE void consume(const af_gemm_args &a, uint8_t *memory, uint32_t full, ui
       }
     }
   }
-  if (thread == 0) tma_store_wait<0>();
+  if (lane == 0) tma_store_wait<0>();
 }
 
 template <class S, Out OUT>
 AF_INLINE void multiply(const af_gemm_args &a) {
   extern __shared__ __align__(1024) uint8_t memory[];
   const uint32_t smem = smem_addr(memory), full = smem + S::bars, empty = full + S::STAGES * 8;
-  static_assert(S::BLOCKS * (S::bytes + 1024) <= 228 * 1024, "shared memory of a multiprocessor");
+  static_assert(S::bytes <= 227 * 1024, "what a block may have");
   if (threadIdx.x == 0) {
     if (smem % 1024) __trap();
     tma_prefetch_map(&a.x), tma_prefetch_map(&a.w), tma_prefetch_map(&a.dst);
@@ -282,10 +271,10 @@ AF_INLINE void multiply(const af_gemm_args &a) {
     __syncthreads();
   grid_launch_dependents();
   if (threadIdx.x < 128) {
-    regs_shrink<S::BLOCKS == 1 ? 40 : 24>();
+    regs_shrink<40>();
     if (threadIdx.x == 0) produce<S>(a, smem, full, empty);
   } else {
-    regs_grow<S::BLOCKS == 1 ? 232 : 112>();
+    regs_grow<232>();
     consume<S, OUT>(a, memory, full, empty);
   }
   if (S::CLUSTER > 1) cluster_sync(); // the other block may still read here, or signal here
@@ -299,15 +288,20 @@ AF_INLINE void multiply(const af_gemm_args &a) {
   __device__ uint32_t af_sizeof_##name = sizeof(af_gemm_args);                                                         \
   }                                                                                                                    \
   extern "C" __global__ void __cluster_dims__(Shape<__VA_ARGS__>::CLUSTER, 1, 1)                                       \
-      __launch_bounds__(kThreads, Shape<__VA_ARGS__>::BLOCKS) af_##name(const __grid_constant__ af_gemm_args a) {      \
+      __launch_bounds__(kThreads, 1) af_##name(const __grid_constant__ af_gemm_args a) {      \
     multiply<Shape<__VA_ARGS__>, OUT>(a);                                                                              \
   }
 
 #ifndef AF_GEMM_VARIANTS
-AF_GEMM(gemm_bf16_256, kBF16, 256, 2, 4)
-AF_GEMM(gemm_f32_256, kF32, 256, 2, 4)
-AF_GEMM(gemm_swiglu_256, kSwiGLU, 256, 2, 4)
-AF_GEMM(gemm_bf16_128, kBF16, 128, 1, 6)
-AF_GEMM(gemm_f32_128, kF32, 128, 1, 6)
-AF_GEMM(gemm_swiglu_128, kSwiGLU, 128, 1, 6)
+AF_GEMM(gemm_bf16_256, kBF16, 256, 2, 4, 2)
+AF_GEMM(gemm_f32_256, kF32, 256, 2, 4, 2)
+AF_GEMM(gemm_swiglu_256, kSwiGLU, 256, 2, 4, 2)
+AF_GEMM(gemm_bf16_192, kBF16, 192, 2, 5, 1)
+AF_GEMM(gemm_f32_192, kF32, 192, 2, 5, 1)
+AF_GEMM(gemm_bf16_128, kBF16, 128, 2, 6, 2)
+AF_GEMM(gemm_f32_128, kF32, 128, 2, 6, 2)
+AF_GEMM(gemm_swiglu_128, kSwiGLU, 128, 2, 6, 2)
+AF_GEMM(gemm_bf16_128alone, kBF16, 128, 1, 6, 2)
+AF_GEMM(gemm_f32_128alone, kF32, 128, 1, 6, 2)
+AF_GEMM(gemm_swiglu_128alone, kSwiGLU, 128, 1, 6, 2)
 #endif
