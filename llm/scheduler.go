@@ -127,8 +127,8 @@ func (s *scheduler) close() error {
 func (s *scheduler) run() {
 	defer close(s.done)
 	for s.admit() {
-		s.step()
 		s.count()
+		s.step()
 	}
 	s.failAll(ErrClosed)
 	s.count()

@@ -29,6 +29,7 @@ type fake struct {
 	steps  []int // segments of each pass of at most StepRows rows
 	before func(pass []compute.Segment) error
 	closed bool
+	broken bool // it draws nothing any more
 }
 
 func newFake(t testing.TB, pages int) *fake {
@@ -83,6 +84,10 @@ func (f *fake) Forward(ctx context.Context, pass []compute.Segment) error {
 		}
 		rows += at - s.Past
 		for j, d := range s.Draws {
+			if f.broken {
+				s.Drawn[j] = -1
+				continue
+			}
 			s.Drawn[j] = f.sample.draw(f.logits(f.last(s.Pages, at-len(s.Draws)+j+1)), d)
 		}
 	}
