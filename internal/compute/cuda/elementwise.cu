@@ -154,7 +154,7 @@ AF_KERNEL(norm, 256) {
 	__shared__ float slots[33];
 	auto sum = [&](float v) { return block_sum(v, slots); };
 	for (uint32_t r = blockIdx.x; r < a.x.rows; r += gridDim.x) {
-		if (a.wide && a.x.cols <= 4096 && a.x.cols % 8 == 0) norm_held<2>(a, r, threadIdx.x, 256, sum);
+		if (a.wide && a.x.cols <= 4096 && a.x.cols % 8 == 0) norm_held<2>(a, r, threadIdx.x, blockDim.x, sum);
 		else if (a.wide) norm_long<8>(a, r, slots);
 		else norm_long<1>(a, r, slots);
 	}
