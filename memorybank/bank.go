@@ -1,6 +1,7 @@
 package memorybank
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,9 @@ type Bank struct {
 	strategy Strategy
 	adding   sync.Mutex // only to catch a second writer
 	current  atomic.Pointer[Snapshot]
+
+	mu      sync.Mutex
+	changed chan struct{} // closed by the next Add; nil when nobody waits
 }
 
 // New returns an empty bank. Entries' times count from epoch, which is a time on the wall clock; its Location is the one that
@@ -60,6 +64,33 @@ func (b *Bank) Add(e Entry) {
 	}
 	next.Newest.Role = Newest
 	b.current.Store(next)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
+}
+
+// Next returns the newest snapshot as soon as its Version is above after, or ctx's error.
+func (b *Bank) Next(ctx context.Context, after uint64) (*Snapshot, error) {
+	for {
+		b.mu.Lock()
+		if s := b.Snapshot(); s.Version > after {
+			b.mu.Unlock()
+			return s, nil
+		}
+		if b.changed == nil {
+			b.changed = make(chan struct{})
+		}
+		changed := b.changed
+		b.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // Snapshot returns the bank as it is now. It costs one atomic load, whatever the bank holds.

@@ -3,6 +3,7 @@ package memorybank
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -182,4 +183,38 @@ func TestReadersWhileWriting(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+func TestNextWaitsForAFrame(t *testing.T) {
+	b := New(time.Unix(0, 0), Recent{N: 2})
+	frame := func() { b.Add(Entry{Grid: Grid{H: 1, W: 1}, Tokens: compute.NewMatrix(1, 1)}) }
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan uint64)
+	for range 3 {
+		go func() {
+			for v := uint64(0); ; {
+				s, err := b.Next(ctx, v)
+				if err != nil {
+					return
+				}
+				v = s.Version
+				if v == 5 {
+					got <- v
+					<-ctx.Done()
+				}
+			}
+		}()
+	}
+	for range 5 {
+		frame()
+	}
+	for range 3 {
+		require.EqualValues(t, 5, <-got)
+	}
+	cancel()
+	_, err := b.Next(ctx, 5)
+	require.ErrorIs(t, err, context.Canceled)
+	s, err := b.Next(ctx, 4)
+	require.NoError(t, err, "what is there needs no waiting")
+	require.EqualValues(t, 5, s.Version)
 }

@@ -20,6 +20,11 @@ var roleTokens = [...]string{memorybank.Synopsis: "<|segment|>", memorybank.Deta
 // digits (HHMMSS in epoch's Location: a synopsis's start, else the frame's own) and its rows; then the question. The part
 // before the question depends on the entries only, so its keys and values can be reused for the next question.
 func AskPrompt(entries []memorybank.Entry, epoch time.Time, question string) llm.Prompt {
+	return append(memoryPrompt(entries, epoch), llm.Part{Text: question}, llm.Part{Control: assistantToken})
+}
+
+// memoryPrompt is a prompt up to the question's words: the part that is the same for every question.
+func memoryPrompt(entries []memorybank.Entry, epoch time.Time) llm.Prompt {
 	p := make(llm.Prompt, 0, 3*len(entries)+4)
 	p = append(p, llm.Part{Control: bosToken})
 	for _, e := range entries {
@@ -32,5 +37,5 @@ func AskPrompt(entries []memorybank.Entry, epoch time.Time, question string) llm
 			llm.Part{Text: epoch.Add(at).Format("150405")},
 			llm.Part{Visual: e.Tokens, ID: e.ID})
 	}
-	return append(p, llm.Part{Control: userToken}, llm.Part{Text: question}, llm.Part{Control: assistantToken})
+	return append(p, llm.Part{Control: userToken})
 }

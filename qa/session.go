@@ -29,6 +29,7 @@ type Session struct {
 	model   Model
 	watched Watched
 	now     func() time.Time
+	warm    warmth
 }
 
 // NewSession returns a Session over a bank that someone else fills. now is the clock that questions are asked by, nil for
@@ -64,12 +65,12 @@ type Answer struct {
 // ErrQuestion is wrapped by errors that the question itself causes.
 var ErrQuestion = errors.New("bad question")
 
-// Ask is a question's walk: a snapshot of the moment it is asked, the coverage map, the times it names, Select, the prompt, Generate. emit is called
+// Ask is a question's walk: a snapshot of the moment it is asked (see KeepWarm), the coverage map, the times it names, Select, the prompt, Generate. emit is called
 // with each piece of the answer as it comes, from this goroutine; its error ends the answer. Watching goes on meanwhile and changes
 // nothing here. With an error, the Answer holds what there was until then.
 func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) (Answer, error) {
 	asked := s.now()
-	snap := s.bank.Snapshot()
+	snap := s.snapshot(q)
 	a := Answer{ID: q.ID, Version: snap.Version, Evidence: gather(asked, snap, s.watched)}
 	fail := func(err error) (Answer, error) { return a, fmt.Errorf("qa: ask: %w", err) }
 	switch {

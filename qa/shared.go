@@ -19,13 +19,30 @@ type shared struct {
 	stream uint64
 }
 
-// Generate implements Model.
+// Generate implements Model. When many questions wait, the streams take turns.
 func (s shared) Generate(ctx context.Context, p llm.Prompt, o llm.Options, emit func(llm.Token) error) (llm.Stats, error) {
+	if o.Client == 0 {
+		o.Client = s.stream
+	}
+	return s.Model.Generate(ctx, s.own(p), o, emit)
+}
+
+// Warm implements Warmer.
+func (s shared) Warm(ctx context.Context, p llm.Prompt) error {
+	w, ok := s.Model.(Warmer)
+	if !ok {
+		return errNoWarmer
+	}
+	return w.Warm(ctx, s.own(p))
+}
+
+// own returns p with IDs that are this stream's only.
+func (s shared) own(p llm.Prompt) llm.Prompt {
 	p = slices.Clone(p)
 	for i := range p {
 		if p[i].ID != 0 {
 			p[i].ID ^= s.stream
 		}
 	}
-	return s.Model.Generate(ctx, p, o, emit)
+	return p
 }

@@ -44,6 +44,8 @@ type StreamConfig struct {
 	StallTimeout duration     `yaml:"stall_timeout"` // no picture for this long means stalled
 	Memory       MemoryConfig `yaml:"memory"`
 	PasswordFile string       `yaml:"password_file"` // its first line is the password of the user in source
+	Warm         string       `yaml:"warm"`          // "off", "newest" or "wait"; empty means newest on a GPU and off on the processor
+	WarmAge      duration     `yaml:"warm_age"`      // newest: how old what an answer is from may be
 
 	URL ingest.URL `yaml:"-"`
 }
@@ -192,6 +194,8 @@ func (s *StreamConfig) inherit(d StreamConfig) {
 	s.FPS = first(s.FPS, d.FPS, 2)
 	s.Transport = first(s.Transport, d.Transport, "tcp")
 	s.StallTimeout = first(s.StallTimeout, d.StallTimeout, duration(10*time.Second))
+	s.Warm = first(s.Warm, d.Warm)
+	s.WarmAge = first(s.WarmAge, d.WarmAge, duration(2*time.Second))
 	m := &s.Memory
 	m.Strategy = first(m.Strategy, d.Memory.Strategy, "flash")
 	m.Synopsis = first(m.Synopsis, d.Memory.Synopsis)
@@ -219,6 +223,10 @@ func (s *StreamConfig) check(bad func(key, format string, args ...any) error) er
 		return bad("transport", "want tcp or udp")
 	case s.StallTimeout != 0 && (s.StallTimeout < duration(time.Second) || s.StallTimeout > duration(time.Hour)):
 		return bad("stall_timeout", "want 1s to 1h")
+	case s.Warm != "" && !slices.Contains([]string{"off", "newest", "wait"}, s.Warm):
+		return bad("warm", "want off, newest or wait")
+	case s.WarmAge != 0 && (s.WarmAge < duration(100*time.Millisecond) || s.WarmAge > duration(time.Hour)):
+		return bad("warm_age", "want 100ms to 1h")
 	case m.Strategy != "" && !slices.Contains([]string{"flash", "recent"}, m.Strategy):
 		return bad("memory.strategy", "want flash or recent")
 	case m.Synopsis < 0 || m.Synopsis > 1024:

@@ -50,6 +50,7 @@ streams:
     fps: 4
     transport: udp
     stall_timeout: 30s
+    warm: wait
   porch: {source: "sim://street?seed=100001", memory: {strategy: recent, frames: 16}}
   clip: clips/one.mp4
   cost: "$${HOME}.mp4"
@@ -75,6 +76,9 @@ streams:
 	assert.Equal(t, "rtsp://viewer:"+canary+"@192.0.2.10/stream2", front.URL.Raw())
 	assert.Equal(t, "rtsp://viewer:p%40ss%2F"+canary+"@192.0.2.11/live", yard.URL.Raw())
 	assert.Equal(t, duration(30*time.Second), yard.StallTimeout)
+	assert.Equal(t, "wait", yard.Warm)
+	assert.Empty(t, front.Warm)
+	assert.Equal(t, duration(2*time.Second), front.WarmAge)
 	assert.Equal(t, MemoryConfig{Strategy: "recent", Frames: 16}, porch.Memory, "sizes of another strategy are not inherited")
 	assert.Equal(t, filepath.Join(dir, "clips/one.mp4"), clip.URL.Path())
 	assert.Equal(t, filepath.Join(dir, "${HOME}.mp4"), cost.URL.Path())
@@ -114,6 +118,8 @@ func TestConfigErrors(t *testing.T) {
 		{"transport", "streams:\n  a: {source: sim://street, transport: sctp}\n", ":2:40: want tcp or udp"},
 		{"stall", "streams:\n  a: {source: sim://street, stall_timeout: 10}\n", "want a duration such as 10s"},
 		{"stall range", "streams:\n  a: {source: sim://street, stall_timeout: 1ms}\n", "want 1s to 1h"},
+		{"warm", "streams:\n  a: {source: sim://street, warm: hot}\n", ":2:35: want off, newest or wait"},
+		{"warm age", "stream_defaults: {warm_age: 1ms}\n" + one, "want 100ms to 1h"},
 		{"strategy", "stream_defaults: {memory: {strategy: lru}}\n" + one, ":1:38: want flash or recent"},
 		{"strategy sizes", "streams:\n  a: {source: sim://street, memory: {frames: 4}}\n", "frames belongs to the strategy recent"},
 		{"recent sizes", "streams:\n  a: {source: sim://street, memory: {strategy: recent, detail: 4}}\n", "recent has frames"},

@@ -28,6 +28,8 @@ type stream struct {
 	meter              qa.Meter
 	log                *slog.Logger
 	latest             atomic.Pointer[ingest.Frame]
+	warm               bool          // the model is shown the memory ahead of questions
+	warmAge            time.Duration // see qa.Session.KeepWarm
 
 	stop    context.CancelFunc // of watchInBackground; nil before
 	stopped sync.WaitGroup
@@ -35,7 +37,19 @@ type stream struct {
 
 // openStream prepares a stream as it is served: files and simulated cameras at the speed of life.
 func openStream(ctx context.Context, a *app, m *machine, c StreamConfig) (*stream, error) {
-	return newStream(ctx, a, m, c, sourceOptions{Pace: true}, time.Now())
+	s, err := newStream(ctx, a, m, c, sourceOptions{Pace: true}, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	// On the processor, showing the model every change of a full memory takes about as much as watching does, and a question that
+	// finds nothing prepared waits a fraction of a second: not worth it unasked.
+	switch mode := c.Warm; {
+	case mode == "newest", mode == "" && m.level == "cuda":
+		s.warm, s.warmAge = true, time.Duration(first(c.WarmAge, duration(2*time.Second)))
+	case mode == "wait":
+		s.warm = true
+	}
+	return s, nil
 }
 
 // openFastStream prepares a stream for one question: what has an end is watched as fast as it can be. starts is the wall clock's
@@ -97,6 +111,17 @@ func (s *stream) Next(ctx context.Context) (ingest.Frame, error) {
 
 // watch fills the memory until the source ends or ctx does.
 func (s *stream) watch(ctx context.Context) error {
+	if s.warm {
+		ctx, stop := context.WithCancel(ctx)
+		var warming sync.WaitGroup
+		warming.Go(func() {
+			if err := s.KeepWarm(ctx, s.warmAge); ctx.Err() == nil {
+				s.log.Warn("questions will wait for the model to read the memory", "err", err)
+			}
+		})
+		defer warming.Wait()
+		defer stop()
+	}
 	err := qa.Watch(ctx, s, s.encoder, s.bank, &s.meter)
 	if p := s.meter.Read(); p.Failed > 0 {
 		s.log.Warn("frames that could not be encoded", "frames", p.Failed, "last", p.LastError)

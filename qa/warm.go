@@ -1,0 +1,67 @@
+package qa
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"afterimage/llm"
+	"afterimage/memorybank"
+)
+
+// Warmer is a Model that can be shown a prompt's beginning ahead of the question; an llm.Engine is one.
+type Warmer interface {
+	Warm(ctx context.Context, p llm.Prompt) error
+}
+
+var errNoWarmer = errors.New("the model cannot be warmed")
+
+// warmth is what KeepWarm has got to.
+type warmth struct {
+	snap atomic.Pointer[memorybank.Snapshot] // the newest that the model was shown whole
+	age  atomic.Int64                        // how much older than the newest a question may take it; nanoseconds
+}
+
+// KeepWarm shows the model every new snapshot of the memory before anyone asks, so that a question costs its own words only. While
+// one is shown, newer ones replace each other: the newest comes next. Questions go before it.
+//
+// A question takes the newest snapshot all the same, and waits for the model to see what is new in it; unless maxAge is above zero:
+// then it takes the last snapshot that was shown whole, if that is at most so much older than the newest, and the Answer's Version
+// and Evidence are that snapshot's. A question that names a time or has a budget of its own is shown something else than the
+// whole memory and always takes the newest.
+//
+// It returns when ctx ends or the model fails, with that error; questions then take the newest snapshot. One KeepWarm a Session.
+func (s *Session) KeepWarm(ctx context.Context, maxAge time.Duration) error {
+	fail := func(err error) error { return fmt.Errorf("qa: keep warm: %w", err) }
+	w, ok := s.model.(Warmer)
+	if !ok {
+		return fail(errNoWarmer)
+	}
+	s.warm.age.Store(int64(maxAge))
+	defer s.warm.snap.Store(nil)
+	for version := uint64(0); ; {
+		snap, err := s.bank.Next(ctx, version)
+		if err != nil {
+			return fail(err)
+		}
+		version = snap.Version
+		if err := w.Warm(ctx, memoryPrompt(snap.Select(nil, 0), snap.Epoch)); err != nil {
+			return fail(err)
+		}
+		s.warm.snap.Store(snap)
+	}
+}
+
+// snapshot is what q is answered from.
+func (s *Session) snapshot(q Question) *memorybank.Snapshot {
+	newest, warm := s.bank.Snapshot(), s.warm.snap.Load()
+	switch {
+	case warm == nil, q.MaxVisualTokens != 0, newest.Now-warm.Now > time.Duration(s.warm.age.Load()):
+		return newest
+	case len(clockTimes(q.Text, newest.Epoch.Location())) > 0:
+		return newest
+	}
+	return warm
+}

@@ -1,0 +1,100 @@
+package qa
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"afterimage/ingest"
+	"afterimage/internal/compute"
+	"afterimage/llm"
+	"afterimage/memorybank"
+)
+
+// fakeWarmer is a fakeModel that says what it is warmed with and waits to be let go.
+type fakeWarmer struct {
+	fakeModel
+	begun chan llm.Prompt
+	leave chan error
+}
+
+func (m *fakeWarmer) Warm(ctx context.Context, p llm.Prompt) error {
+	m.begun <- p
+	select {
+	case err := <-m.leave:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func addFrame(bank *memorybank.Bank, second int) {
+	bank.Add(memorybank.Entry{At: time.Duration(second) * time.Second, Grid: memorybank.Grid{H: 1, W: 1}, Tokens: compute.NewMatrix(1, 3)})
+}
+
+func TestKeepWarm(t *testing.T) {
+	bank := memorybank.New(epoch, memorybank.Recent{N: 3})
+	addFrame(bank, 0)
+	model := &fakeWarmer{fakeModel: fakeModel{words: []string{"yes"}}, begun: make(chan llm.Prompt), leave: make(chan error)}
+	w := &fakeWatched{state: ingest.Live}
+	w.mark(0, 20)
+	s := NewSession(bank, Shared(model, 3), w, at(20))
+	ask := func(q Question) Answer {
+		a, err := s.Ask(t.Context(), q, nil)
+		require.NoError(t, err)
+		require.Equal(t, epoch.Add(time.Duration(a.Version-1)*time.Second), a.Evidence.AsOf, "evidence is of the snapshot that was used")
+		require.Equal(t, a.Evidence.AsOf, a.Evidence.Items[len(a.Evidence.Items)-1].To)
+		require.EqualValues(t, 3<<streamShift, model.options[len(model.options)-1].Client)
+		return a
+	}
+	open := Question{Text: "Is the gate open?"}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.KeepWarm(ctx, 2*time.Second) }()
+
+	first := <-model.begun
+	require.EqualValues(t, 1, ask(open).Version, "nothing is warm yet")
+	addFrame(bank, 1)
+	addFrame(bank, 2)
+	require.EqualValues(t, 3, ask(open).Version)
+	model.leave <- nil
+	second := <-model.begun // so the first is published
+	require.EqualValues(t, 1, ask(open).Version, "two seconds old")
+	past, err := s.Ask(t.Context(), Question{Text: "Was the gate open at 14:00:01?"}, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, past.Version, "a time is looked for in all that there is")
+	require.EqualValues(t, 3, ask(Question{Text: "Is the gate open?", MaxVisualTokens: 1}).Version)
+	addFrame(bank, 3)
+	require.EqualValues(t, 4, ask(open).Version, "what was warm is too old")
+	model.leave <- nil
+	third := <-model.begun
+	require.EqualValues(t, 3, ask(open).Version)
+
+	// What is shown is the beginning of the question's prompt, under the stream's own IDs; one frame was passed over.
+	whole := model.prompts[len(model.prompts)-1]
+	require.Equal(t, whole[:len(second)], second)
+	require.Len(t, whole, len(second)+2)
+	require.Equal(t, llm.Part{Control: userToken}, second[len(second)-1])
+	require.Len(t, first, 1+3+1)
+	require.Len(t, third, 1+3*3+1)
+
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	require.EqualValues(t, 4, ask(open).Version, "nobody keeps it warm any more")
+
+	go func() { done <- s.KeepWarm(t.Context(), 0) }()
+	<-model.begun
+	addFrame(bank, 4)
+	model.leave <- nil
+	<-model.begun
+	require.EqualValues(t, 5, ask(open).Version, "only the newest will do")
+	broken := errors.New("no memory")
+	model.leave <- broken
+	require.ErrorIs(t, <-done, broken)
+
+	cold := NewSession(bank, Shared(&model.fakeModel, 3), w, at(20))
+	require.ErrorIs(t, cold.KeepWarm(t.Context(), 0), errNoWarmer)
+}
