@@ -102,6 +102,8 @@ AF_INLINE void tma_load_2d_multicast(uint32_t dst, const CUtensorMap *m, uint32_
       : "memory");
 }
 
+AF_INLINE void smem_clear16(uint32_t at) { asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(at), "r"(0) : "memory"); }
+
 // smem_written makes this thread's ordinary writes to shared memory visible to TMA and wgmma; a barrier among the writers follows it.
 AF_INLINE void smem_written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -39,6 +39,7 @@ func (s *stream) attentionTiled(dst, q, k, v view, c compute.AttentionArgs) bool
 	switch {
 	case c.Causal:
 		at.past, at.keys = c.Past, c.Past+at.rows
+		kvRows = at.keys // what is beyond reads as zeros
 	case c.Segment > 0:
 		at.segments, at.rows, at.keys, kvRows = at.rows/c.Segment, c.Segment, c.Segment, c.Segment
 	}
@@ -51,7 +52,7 @@ func (s *stream) attentionTiled(dst, q, k, v view, c compute.AttentionArgs) bool
 	}
 	p.run(s, prefillCall{
 		q: q.heads(c.HeadDim, int(q.rows)), out: dst.heads(c.HeadDim, int(dst.rows)),
-		k: k.heads(c.HeadDim, kvRows), v: v.heads(c.HeadDim, kvRows), kvRows: kvRows, kvSegs: int(k.rows) / kvRows, scale: float64(c.Scale),
+		k: k.heads(c.HeadDim, kvRows), v: v.heads(c.HeadDim, kvRows), kvRows: kvRows, kvSegs: max(int(k.rows)/kvRows, 1), scale: float64(c.Scale),
 	})
 	return true
 }

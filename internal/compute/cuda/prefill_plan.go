@@ -74,21 +74,30 @@ func (t prefillTile) tiles(it prefillItem) int { return (int(it.keys-it.from) + 
 func (t prefillTile) cost(it prefillItem) int { return t.tiles(it) + prefillStart }
 
 // dealPrefill cuts segments into items and deals them to thread blocks, as many as given or fewer when there is less work.
-func dealPrefill(c prefillShape, tile prefillTile, blocks int, segs []prefillSegment) (prefillWork, error) {
+func dealPrefill(c prefillShape, tile prefillTile, blocks int, segs []prefillSegment) (w prefillWork, err error) {
 	all, err := prefillItems(c, tile, segs)
-	if err != nil || len(all) == 0 {
-		return prefillWork{first: []int32{0}}, err
+	if err != nil {
+		return w, err
 	}
-	work, longest := dealWhole(tile, min(blocks, len(all)), all)
+	d := newDealing(tile, min(blocks, len(all)))
+	d.whole(all)
 	sum := 0
-	for _, it := range all {
-		sum += tile.cost(it)
+	for _, l := range d.load {
+		sum += l
 	}
-	// Whole items leave some blocks idle: cutting them costs the parts' way through memory and a launch more.
-	if tiles := sum/blocks + prefillStart; longest > tiles+tiles/32+prefillMerge {
-		return dealCut(tile, blocks, all), nil
+	// Where whole items leave blocks idle at the end, the last ones are cut. That costs the parts' way through memory and a launch more.
+	if tiles := sum/blocks + prefillStart; len(all) > 0 && slices.Max(d.load) > tiles+tiles/32+prefillMerge {
+		d = newDealing(tile, blocks)
+		last := max(0, (len(all)/blocks-1)*blocks)
+		d.whole(all[:last])
+		w.splits = d.cut(all[last:])
 	}
-	return work, nil
+	w.parts, w.first = d.parts, []int32{0}
+	for _, m := range d.mine {
+		w.items = append(w.items, m...)
+		w.first = append(w.first, int32(len(w.items)))
+	}
+	return w, nil
 }
 
 // prefillItems is an item for every block of rows of every head. Among those whose keys and values share the cache the longest come
@@ -139,65 +148,74 @@ func prefillItems(c prefillShape, tile prefillTile, segs []prefillSegment) (all 
 	return all, nil
 }
 
-// dealWhole gives each item to the block that will be free first, and says how long the longest takes.
-func dealWhole(tile prefillTile, blocks int, all []prefillItem) (w prefillWork, longest int) {
-	mine, load := make([][]prefillItem, blocks), make([]int, blocks)
-	for _, it := range all {
+// dealing gives items to blocks.
+type dealing struct {
+	tile  prefillTile
+	mine  [][]prefillItem
+	load  []int
+	parts int
+}
+
+func newDealing(tile prefillTile, blocks int) *dealing {
+	return &dealing{tile: tile, mine: make([][]prefillItem, blocks), load: make([]int, blocks)}
+}
+
+// whole gives each item to the block that will be free first.
+func (d *dealing) whole(items []prefillItem) {
+	for _, it := range items {
 		b := 0
-		for i, l := range load {
-			if l < load[b] {
+		for i, l := range d.load {
+			if l < d.load[b] {
 				b = i
 			}
 		}
-		mine[b] = append(mine[b], it)
-		load[b] += tile.cost(it)
+		d.mine[b] = append(d.mine[b], it)
+		d.load[b] += d.tile.cost(it)
 	}
-	w.first = []int32{0}
-	for _, m := range mine {
-		w.items = append(w.items, m...)
-		w.first = append(w.first, int32(len(w.items)))
-	}
-	return w, slices.Max(load)
 }
 
-// dealCut fills block after block with equally much, cutting items where a block is full.
-func dealCut(tile prefillTile, blocks int, all []prefillItem) (w prefillWork) {
-	sum := blocks * prefillStart // of the pieces
-	for _, it := range all {
-		sum += tile.cost(it)
+// cut fills block after block to the same load, cutting items where a block is full.
+func (d *dealing) cut(items []prefillItem) (splits []prefillSplit) {
+	sum := len(d.load) * prefillStart // of the pieces
+	for _, l := range d.load {
+		sum += l
 	}
-	full := (sum + blocks - 1) / blocks
-	room := full
-	w.first = []int32{0}
-	for _, it := range all {
-		split := prefillSplit{qRow: it.qRow, rows: it.rows, head: it.head, part: int32(w.parts)}
-		end, at := it.keys, len(w.items)
-		for left := tile.tiles(it); left > 0; {
-			n := min(left, room-prefillStart)
-			if left-n < prefillPiece || len(w.first) == blocks {
+	for _, it := range items {
+		sum += d.tile.cost(it)
+	}
+	full := (sum + len(d.load) - 1) / len(d.load)
+	b := 0
+	for _, it := range items {
+		split := prefillSplit{qRow: it.qRow, rows: it.rows, head: it.head, part: int32(d.parts)}
+		end := it.keys
+		type place struct{ block, at int }
+		var pieces []place
+		for left := d.tile.tiles(it); left > 0; {
+			n := min(left, full-d.load[b]-prefillStart)
+			if n > 0 && left-n < prefillPiece || b == len(d.load)-1 {
 				n = left // no crumbs, and the last block takes what is left
 			}
 			if n < min(left, prefillPiece) {
-				w.first = append(w.first, int32(len(w.items)))
-				room = full
+				b++
 				continue
 			}
-			it.keys = min(end, it.from+int32(n*tile.keys))
-			w.items = append(w.items, it)
+			it.keys = min(end, it.from+int32(n*d.tile.keys))
+			pieces = append(pieces, place{b, len(d.mine[b])})
+			d.mine[b] = append(d.mine[b], it)
+			d.load[b] += n + prefillStart
 			it.from = it.keys
-			left, room = left-n, room-n-prefillStart
+			left -= n
 		}
-		if pieces := w.items[at:]; len(pieces) > 1 {
-			for i := range pieces {
-				pieces[i].part = int32(w.parts)
-				w.parts++
+		if len(pieces) > 1 {
+			for _, p := range pieces {
+				d.mine[p.block][p.at].part = int32(d.parts)
+				d.parts++
 			}
 			split.parts = int32(len(pieces))
-			w.splits = append(w.splits, split)
+			splits = append(splits, split)
 		}
 	}
-	w.first = append(w.first, int32(len(w.items)))
-	return w
+	return splits
 }
 
 // pagedPrefill makes segments of a decoder's pass, and one table of their pages.

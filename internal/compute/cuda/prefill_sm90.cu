@@ -11,9 +11,9 @@
 using namespace hopper;
 
 // D is the head size, padded with zeros; M and N are the query rows and keys of a tile.
-template <int D_, int WG_, int N_, int STAGES_, bool TURNS_ = true>
+template <int D_, int WG_, int N_, int STAGES_, int QUERIES_ = 1, bool TURNS_ = true>
 struct Prefill {
-  static constexpr int D = D_, WG = WG_, N = N_, STAGES = STAGES_;
+  static constexpr int D = D_, WG = WG_, N = N_, STAGES = STAGES_, QUERIES = QUERIES_;
   static constexpr bool TURNS = TURNS_;
   static constexpr int M = 64 * WG, THREADS = 128 * (WG + 1);
   static constexpr int REGS = WG == 2 ? 240 : 160, REGS_COPY = WG == 2 ? 24 : 32;
@@ -22,8 +22,8 @@ struct Prefill {
   static constexpr int PAGED_ROWS = N % 64 == 0 ? 64 : N % 32 == 0 ? 32 : 16; // that one copy takes from a page
   static constexpr uint32_t Q_CHUNK = 64 * W * 2, Q_BYTES = CHUNKS * Q_CHUNK; // of one warpgroup
   static constexpr uint32_t KV_CHUNK = N * W * 2, KV_BYTES = CHUNKS * KV_CHUNK;
-  static constexpr uint32_t K_AT = WG * Q_BYTES, V_AT = K_AT + STAGES * KV_BYTES, BARS_AT = V_AT + STAGES * KV_BYTES;
-  static constexpr uint32_t BARS = 2 * WG + 4 * STAGES;
+  static constexpr uint32_t K_AT = QUERIES * WG * Q_BYTES, V_AT = K_AT + STAGES * KV_BYTES, BARS_AT = V_AT + STAGES * KV_BYTES;
+  static constexpr uint32_t BARS = 2 * QUERIES * WG + 4 * STAGES;
   static constexpr uint32_t SMEM = BARS_AT + 8 * BARS;
   static_assert(Q_CHUNK % (W * 16) == 0 && KV_CHUNK % (W * 16) == 0 && SMEM <= 232448, "shared memory");
 };
@@ -36,13 +36,14 @@ struct Flag {
 // Addresses of an instance's barriers.
 template <typename T>
 struct Barriers {
+  static constexpr int Q = T::QUERIES * T::WG, S = T::STAGES;
   uint32_t base;
-  __device__ uint32_t q_full(int wg) const { return base + 8 * wg; }
-  __device__ uint32_t q_empty(int wg) const { return base + 8 * (T::WG + wg); }
-  __device__ uint32_t k_full(int s) const { return base + 8 * (2 * T::WG + s); }
-  __device__ uint32_t k_empty(int s) const { return base + 8 * (2 * T::WG + T::STAGES + s); }
-  __device__ uint32_t v_full(int s) const { return base + 8 * (2 * T::WG + 2 * T::STAGES + s); }
-  __device__ uint32_t v_empty(int s) const { return base + 8 * (2 * T::WG + 3 * T::STAGES + s); }
+  __device__ uint32_t q_full(int slot, int wg) const { return base + 8 * (slot * T::WG + wg); }
+  __device__ uint32_t q_empty(int slot, int wg) const { return base + 8 * (Q + slot * T::WG + wg); }
+  __device__ uint32_t k_full(int slot) const { return base + 8 * (2 * Q + slot); }
+  __device__ uint32_t k_empty(int slot) const { return base + 8 * (2 * Q + S + slot); }
+  __device__ uint32_t v_full(int slot) const { return base + 8 * (2 * Q + 2 * S + slot); }
+  __device__ uint32_t v_empty(int slot) const { return base + 8 * (2 * Q + 3 * S + slot); }
 };
 
 // A place in a ring of n slots, and the parity of the pass over it.
@@ -58,8 +59,8 @@ struct Ring {
 // prefill_copy is the copying thread.
 template <typename T>
 static __device__ __forceinline__ void prefill_copy(const af_prefill_args &a, uint32_t smem, Barriers<T> bars) {
+  Ring<T::QUERIES> qr;
   Ring<T::STAGES> kr, vr;
-  uint32_t q_parity = 0;
   // load brings tile t of an item to slot s of a ring. Page numbers are fetched before the wait for the slot.
   auto load = [&](const CUtensorMap *map, uint32_t ring, uint32_t full, uint32_t empty, Ring<T::STAGES> &r, const af_prefill_item &it, int t) {
     uint32_t dst = ring + r.slot * T::KV_BYTES, bar = full + 8 * r.slot;
@@ -98,14 +99,15 @@ static __device__ __forceinline__ void prefill_copy(const af_prefill_args &a, ui
     keys(it, t);
 #pragma unroll
     for (int w = 0; w < T::WG; w++) {
-      mbar_wait(bars.q_empty(w), q_parity ^ 1);
-      mbar_expect(bars.q_full(w), T::Q_BYTES);
+      uint32_t dst = smem + (qr.slot * T::WG + w) * T::Q_BYTES, full = bars.q_full(qr.slot, w);
+      mbar_wait(bars.q_empty(qr.slot, w), qr.parity ^ 1);
+      mbar_expect(full, T::Q_BYTES);
 #pragma unroll
       for (int c = 0; c < T::CHUNKS; c++) {
-        tma_load_4d(smem + w * T::Q_BYTES + c * T::Q_CHUNK, &a.q_map, bars.q_full(w), c * T::W, it.q_row + 64 * w, it.head, 0);
+        tma_load_4d(dst + c * T::Q_CHUNK, &a.q_map, full, c * T::W, it.q_row + 64 * w, it.head, 0);
       }
     }
-    q_parity ^= 1;
+    qr.next();
     for (; t > last; t--) {
       keys(it, t - 1);
       values(it, t);
@@ -236,16 +238,16 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
   uint64_t q_desc = desc_k<W>(smem + wg * T::Q_BYTES);
   uint64_t k_desc = desc_k<W>(smem + T::K_AT);
   uint64_t v_desc = desc_mn<W>(smem + T::V_AT, T::KV_CHUNK);
+  Ring<T::QUERIES> qr;
   Ring<T::STAGES> kr, vr;
-  uint32_t q_parity = 0;
   float o[D / 2], s[N / 2];
   uint32_t p[N / 4];
 
   auto start_scores = [&] {
-    uint64_t k = desc_step(k_desc, kr.slot * T::KV_BYTES);
+    uint64_t q = desc_step(q_desc, qr.slot * T::WG * T::Q_BYTES), k = desc_step(k_desc, kr.slot * T::KV_BYTES);
 #pragma unroll
     for (int i = 0; i < D; i += 16) {
-      Wgmma<N>::template ss<false>(s, desc_step(q_desc, i / W * T::Q_CHUNK + i % W * 2), desc_step(k, i / W * T::KV_CHUNK + i % W * 2), i > 0);
+      Wgmma<N>::template ss<false>(s, desc_step(q, i / W * T::Q_CHUNK + i % W * 2), desc_step(k, i / W * T::KV_CHUNK + i % W * 2), i > 0);
     }
     wgmma_commit();
   };
@@ -274,7 +276,7 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
     int t = max(last, (min(keys, diagonal + 64 * wg + 64) + N - 1) / N - 1);
     int whole = max(last, min(keys, diagonal + 64 * wg + 1) / N);
     bool idle = 64 * wg >= a.items[i].rows; // it has no rows
-    mbar_wait(bars.q_full(wg), q_parity);
+    mbar_wait(bars.q_full(qr.slot, wg), qr.parity);
     for (int skip = top; skip > t || (idle && skip >= last); skip--) {
       if (T::TURNS && skip < top) {
         bar_sync(1 + wg, 256);
@@ -288,8 +290,8 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
       vr.next();
     }
     if (idle) {
-      release(bars.q_empty(wg));
-      q_parity ^= 1;
+      release(bars.q_empty(qr.slot, wg));
+      qr.next();
       continue;
     }
 
@@ -315,6 +317,17 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
     visible(t);
     soft.take<true>(s, factor, see, a.scale_log2);
     round_scores();
+    if (a.pages != nullptr && t == top && keys % N != 0) {
+      // What a page holds beyond the keys is anything, and even no number times a weight of 0 is none. Each warpgroup clears it for itself.
+      mbar_wait(bars.v_full(vr.slot), vr.parity);
+      uint32_t v = smem + T::V_AT + vr.slot * T::KV_BYTES, row_bytes = 2 * W;
+      for (uint32_t at = keys % N * row_bytes + threadIdx.x % 128 * 16; at < T::KV_CHUNK; at += 128 * 16) {
+#pragma unroll
+        for (int c = 0; c < T::CHUNKS; c++) smem_clear16(v + c * T::KV_CHUNK + at);
+      }
+      smem_written();
+      bar_sync(8 + wg, 128);
+    }
 
     auto step = [&](auto masked) {
       mbar_wait(bars.k_full(kr.slot), kr.parity);
@@ -345,8 +358,8 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
     };
     for (t--; t >= whole; t--) step(Flag<true>());
     for (; t >= last; t--) step(Flag<false>());
-    release(bars.q_empty(wg));
-    q_parity ^= 1;
+    release(bars.q_empty(qr.slot, wg));
+    qr.next();
 
     mbar_wait(bars.v_full(vr.slot), vr.parity);
     pin(o);
@@ -389,9 +402,9 @@ static __device__ __forceinline__ void prefill(const af_prefill_args &a) {
     tma_prefetch_map(&a.q_map);
     tma_prefetch_map(&a.k_map);
     tma_prefetch_map(&a.v_map);
-    for (int w = 0; w < T::WG; w++) {
-      mbar_init(bars.q_full(w), 1);
-      mbar_init(bars.q_empty(w), 4);
+    for (int w = 0; w < T::QUERIES * T::WG; w++) {
+      mbar_init(bars.q_full(0, w), 1);
+      mbar_init(bars.q_empty(0, w), 4);
     }
     for (int s = 0; s < T::STAGES; s++) {
       mbar_init(bars.k_full(s), 1);

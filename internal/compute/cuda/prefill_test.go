@@ -99,6 +99,18 @@ func (c prefillCase) run(t *testing.T, s *stream) error {
 	qs := rounded(noise(rng, rows*int(q.row), 1, 0))
 	ks := rounded(noise(rng, kvSegs*int(kv.seg), 1, 0))
 	vs := rounded(noise(rng, kvSegs*int(kv.seg), 1, 0.5))
+	if c.paged { // what pages hold beyond the keys does not matter, even if it is no number
+		for _, g := range segs {
+			for j := g.keys; j%pageRows != 0; j++ {
+				for h := range c.kvHeads {
+					from := int64(pages[g.row+j/pageRows])*kv.seg + int64(j%pageRows)*kv.row + int64(h)*kv.head
+					for x := range int64(c.dim) {
+						ks[from+x], vs[from+x] = 0x7fc0, 0x7fc0
+					}
+				}
+			}
+		}
+	}
 	q.p, kv.p = s.put(t, bytesOf16(qs)), s.put(t, bytesOf16(ks))
 	v := kv
 	v.p = s.put(t, bytesOf16(vs))
