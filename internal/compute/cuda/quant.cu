@@ -16,6 +16,14 @@ AF_INLINE int packed_row(int order, int rows, int head_dim, int n) {
 	return n;
 }
 
+// place is the strip of a packed row and which of its rows it is.
+template <typename Args>
+AF_INLINE int2 place(const Args &a, int p) {
+	int u = p / a.unit, tall = a.extra * (a.base + 1);
+	int2 at = u < tall ? make_int2(u / (a.base + 1), u % (a.base + 1)) : make_int2(a.extra + (u - tall) / a.base, (u - tall) % a.base);
+	return make_int2(at.x, at.y * a.unit + p % a.unit);
+}
+
 AF_INLINE float source(const af_skinny_pack_args &a, int c) {
 	if (c >= a.in) return 0;
 	int64_t at = blockIdx.x * a.ld + c;
@@ -32,8 +40,9 @@ AF_INLINE float to_int(float v, float inverse, float low, float high) {
 AF_KERNEL(skinny_pack, 128) {
 	__shared__ float tops[4];
 	int p = packed_row(a.order, a.n, a.head_dim, a.row0 + blockIdx.x);
-	int i = p % a.strip, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-	char *strip = static_cast<char *>(a.w) + int64_t(p / a.strip) * a.blocks * a.block;
+	const int2 at = place(a, p);
+	int i = at.y, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+	char *strip = static_cast<char *>(a.w) + int64_t(at.x) * a.blocks * a.block;
 	if (a.kind == AF_SKINNY_BF16) {
 		for (int u = threadIdx.x; u < a.blocks * 4; u += 128) { // 16 bytes, 8 columns
 			float f[8];
@@ -104,8 +113,10 @@ AF_KERNEL(skinny_pack, 128) {
 
 // Grid: one block a row.
 AF_KERNEL(skinny_unpack, 128) {
-	int p = packed_row(a.order, a.n, a.head_dim, a.row0 + blockIdx.x), i = p % a.strip;
-	const char *strip = static_cast<const char *>(a.w) + int64_t(p / a.strip) * a.blocks * a.block;
+	const int p = packed_row(a.order, a.n, a.head_dim, a.row0 + blockIdx.x);
+	const int2 row_at = place(a, p);
+	const int i = row_at.y;
+	const char *strip = static_cast<const char *>(a.w) + int64_t(row_at.x) * a.blocks * a.block;
 	uint16_t *dst = a.dst + blockIdx.x * a.ld;
 	int width = 32 << a.kind;
 	float row = a.kind == AF_SKINNY_I8 ? a.row_scale[p] : 1;

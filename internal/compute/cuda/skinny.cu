@@ -1,9 +1,10 @@
-// The decode step's products: y = x·Wᵀ for 1 to 32 rows of x, bound by the reading of W.
+// The decode step's products: y = x·Wᵀ for 1 to 16 rows of x, bound by the reading of W.
 //
 // A block takes whole strips of weight rows. Its warps share out K, block by block of the packed weight in turn, and each streams
-// its own blocks through a ring of its own in shared memory, so that nothing is synchronised until a strip ends; then the warps'
-// sums are added in order and one warp finishes each row of x. The weights are the tensor cores' A operand, 16 rows a tile, and x
-// is B, 8 rows a tile: a row's sums are formed in the same order however many rows run beside it.
+// its own blocks through a ring of its own in shared memory, running on from strip to strip. At the end of a strip the warps leave
+// their sums, and a strip later, when all have, some of them add these in order and finish the rows of x. The weights are the tensor
+// cores' A operand, 16 rows a tile, and x is B, 8 rows a tile: a row's sums are formed in the same order however many rows run
+// beside it.
 //
 // Kernels of a step overlap (programmatic launch): the ring is filled with weights before the kernel ahead has finished.
 #include "common.cuh"
@@ -11,12 +12,51 @@
 
 namespace {
 
-constexpr int W = AF_SKINNY_WARPS, THREADS = W * 32;
+constexpr int W = AF_SKINNY_WARPS, THREADS = W * 32 + 32; // one warp more brings x
+
+// ---- Barriers in shared memory and what arrives at them.
+
+#if __CUDA_ARCH__ >= 900
+constexpr int COPIERS = 1; // arrivals that a copy makes
+#else
+constexpr int COPIERS = 32;
+#endif
+
+AF_INLINE void barrier_open(uint32_t bar, int arrivals) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory"); }
+
+AF_INLINE void barrier_arrive(uint32_t bar) {
+	asm volatile("{\n.reg .b64 t;\nmbarrier.arrive.shared.b64 t, [%0];\n}" ::"r"(bar) : "memory");
+}
+
+AF_INLINE void barrier_wait(uint32_t bar, int parity) {
+	uint32_t done;
+	do {
+#if __CUDA_ARCH__ >= 900
+		asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+					 : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+#else
+		asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+					 : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+#endif
+	} while (!done);
+}
+
+#if __CUDA_ARCH__ >= 900
+AF_INLINE void expect(uint32_t bar, int bytes) { asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory"); }
+
+AF_INLINE void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t bar) {
+	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar)
+				 : "memory");
+}
+#endif
+
+AF_INLINE void arrive_when_copied(uint32_t bar) { asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(bar) : "memory"); }
+
+// ---- Fragments.
 
 AF_INLINE void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-		: "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-		: "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+	const uint32_t a[4] = {a0, a1, a2, a3};
+	mma_bf16(c, a, b0, b1);
 }
 
 AF_INLINE uint4 load16(uint32_t at) {
@@ -30,19 +70,25 @@ AF_INLINE uint32_t subtract2(uint32_t a, uint32_t b) {
 	return *reinterpret_cast<uint32_t *>(&r);
 }
 
+// a & b | c, which the compiler makes two instructions of when b and c are constants.
+AF_INLINE uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+	uint32_t r;
+	asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+	return r;
+}
+
 // A byte with 0x43 above it is a bf16: its low seven bits are an integer's, on top of 128. The sign bit, worth -128, is one
 // exponent step of the 128 that is taken away, so both halves are exact.
 AF_INLINE uint32_t int8_pair(uint32_t bytes) {
-	return subtract2((bytes & 0x007f007fu) | 0x43004300u, (bytes & 0x00800080u) | 0x43004300u);
+	return subtract2(and_or(bytes, 0x007f007fu, 0x43004300u), and_or(bytes, 0x00800080u, 0x43004300u));
 }
 
 // Likewise a nibble, which is the value + 8.
-AF_INLINE uint32_t int4_pair(uint32_t nibbles) {
-	return subtract2((nibbles & 0x000f000fu) | 0x43004300u, 0x43084308u);
-}
+AF_INLINE uint32_t int4_pair(uint32_t nibbles) { return subtract2(and_or(nibbles, 0x000f000fu, 0x43004300u), 0x43084308u); }
 
 // eight returns the eight values of sub-block j that a lane holds in its 16 bytes, as bf16.
-template <int KIND> AF_INLINE uint4 eight(const uint4 &q, int j) {
+template <int KIND>
+AF_INLINE uint4 eight(const uint4 &q, int j) {
 	if constexpr (KIND == AF_SKINNY_BF16) return q;
 	if constexpr (KIND == AF_SKINNY_I8) {
 		uint32_t a = j ? q.z : q.x, b = j ? q.w : q.y;
@@ -52,356 +98,392 @@ template <int KIND> AF_INLINE uint4 eight(const uint4 &q, int j) {
 	return make_uint4(int4_pair(a), int4_pair(a >> 4), int4_pair(a >> 8), int4_pair(a >> 12));
 }
 
-AF_INLINE float bf16_at(const void *p, size_t i) { return __bfloat162float(static_cast<const bf16 *>(p)[i]); }
 AF_INLINE uint16_t bf16_bits(float f) { return __bfloat16_as_ushort(__float2bfloat16_rn(f)); }
 
-// ring is a warp's queue of weight blocks on their way.
+// ---- The ring of a warp: blocks of weights on their way, in the order in which the warp takes them.
+
 struct ring {
-	uint32_t at, bars; // shared addresses
-	const char *w;
-	int bytes, slots;
-	int strip, strips, step;    // next to fetch
-	int block, blocks, first;
-	int slot, phase;            // next to use
+	uint32_t at, bars;      // shared addresses
+	int slots, slot, parity; // slot is the next to take
+	int left, block;        // to fetch: strips of this block, and the block of K
+	const char *w;          // of the strip
 
-	__device__ __forceinline__ void fetch(int into, int lane) {
-#if __CUDA_ARCH__ >= 900
-		if (lane != 0 || strip >= strips) return;
-		const char *from = w + (int64_t(strip) * blocks + block) * bytes;
-		uint32_t bar = bars + into * 8;
-		asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-		asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(at + into * bytes),
-			"l"(from), "r"(bytes), "r"(bar)
-			: "memory");
-#else
-		if (strip < strips) {
-			const char *from = w + (int64_t(strip) * blocks + block) * bytes;
-			for (int c = lane * 16; c < bytes; c += 512) cp_async16(at + into * bytes + c, from + c);
+	__device__ __forceinline__ void fetch(const af_skinny_args &a, int into, int lane) {
+		for (; block >= a.blocks; block -= a.blocks) {
+			left--;
+			w += int64_t(gridDim.x) * a.blocks * a.block;
 		}
-		cp_async_commit();
-		if (strip >= strips) return;
-#endif
-		block += W;
-		if (block >= blocks) {
-			block = first;
-			strip += step;
-		}
-	}
-
-	__device__ __forceinline__ void open(int lane) {
+		if (left <= 0) return;
+		const char *from = w + block * a.block;
+		uint32_t to = at + into * a.block, bar = bars + into * 8;
 #if __CUDA_ARCH__ >= 900
 		if (lane == 0) {
-			for (int i = 0; i < slots; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(bars + i * 8) : "memory");
-			asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+			expect(bar, a.block);
+			bulk_copy(to, from, a.block, bar);
 		}
-		__syncwarp();
+#else
+		for (int c = lane * 16; c < a.block; c += 512) cp_async16(to + c, from + c);
+		arrive_when_copied(bar);
 #endif
-		slot = phase = 0;
-		for (int i = 0; i < slots; i++) fetch(i, lane);
+		block += W;
+	}
+
+	__device__ __forceinline__ void open(const af_skinny_args &a, int strips, int warp, int lane) {
+		slot = parity = 0;
+		left = strips, block = warp;
+		w = static_cast<const char *>(a.w) + int64_t(blockIdx.x) * a.blocks * a.block;
+		for (int i = 0; i < slots; i++) fetch(a, i, lane);
 	}
 
 	// take waits for the next block and returns its shared address.
-	__device__ __forceinline__ uint32_t take() {
-#if __CUDA_ARCH__ >= 900
-		uint32_t bar = bars + slot * 8, done;
-		do {
-			asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-				: "=r"(done) : "r"(bar), "r"(phase) : "memory");
-		} while (!done);
-#else
-		cp_async_wait<AF_SKINNY_SLOTS80 - 1>();
-		__syncwarp();
-#endif
-		return at + slot * bytes;
+	__device__ __forceinline__ uint32_t take(const af_skinny_args &a) {
+		barrier_wait(bars + slot * 8, parity);
+		return at + slot * a.block;
 	}
 
 	// give returns the block just taken, once all lanes have read it.
-	__device__ __forceinline__ void give(int lane) {
+	__device__ __forceinline__ void give(const af_skinny_args &a, int lane) {
 		__syncwarp();
-		fetch(slot, lane);
-		if (++slot == slots) slot = 0, phase ^= 1;
+		fetch(a, slot, lane);
+		if (++slot == slots) slot = 0, parity ^= 1;
 	}
 };
 
-// stage starts to bring columns [k0, k0+cols) of x to shared memory, as bf16, zeros past the last; the copies are committed.
-AF_INLINE void stage(const af_skinny_args &a, char *to, int k0, int cols) {
-	int end = min(cols, a.in - k0); // columns that there are
-	bool wide = a.flags & AF_SKINNY_X32;
-	bool fast = !wide && a.ldx % 8 == 0 && a.in % 8 == 0 && (reinterpret_cast<uintptr_t>(a.x) & 15) == 0;
-	for (int r = 0; r < a.rows; r++) {
-		int64_t from = int64_t(a.pick ? a.pick[r] : r) * a.ldx + k0;
-		char *row = to + r * a.x_stride;
-		if (fast) {
-			const uint16_t *x = static_cast<const uint16_t *>(a.x) + from;
-			for (int c = threadIdx.x * 8; c < cols; c += THREADS * 8) {
-				if (c < end) cp_async16(shared_address(row + c * 2), x + c);
-				else *reinterpret_cast<uint4 *>(row + c * 2) = make_uint4(0, 0, 0, 0);
-			}
-			continue;
-		}
-		for (int c = threadIdx.x; c < cols; c += THREADS) {
-			float v = c >= end ? 0 : wide ? static_cast<const float *>(a.x)[from + c] : bf16_at(a.x, from + c);
-			*reinterpret_cast<uint16_t *>(row + c * 2) = bf16_bits(v);
-		}
-	}
-	cp_async_commit();
-}
+// ---- x in shared memory: all of it, or windows of K that take turns in two buffers. A warp that does nothing else fills them.
 
-// column is what finishing one element needs from memory, asked for early.
+struct window {
+	uint32_t at, full, empty; // shared addresses; barriers of the two buffers
+	int full_parity;          // a bit a buffer
+	int now, count, per;      // window that this warp is in, of how many, windows a strip
+
+	__device__ __forceinline__ void open(const af_skinny_args &p, int strips) {
+		per = (p.blocks + p.window - 1) / p.window;
+		count = per == 1 ? 1 : per * strips;
+		now = -1;
+		full_parity = 0;
+	}
+
+	// enter moves on to window v and returns its address.
+	__device__ __forceinline__ uint32_t enter(const af_skinny_args &p, int v, int lane) {
+		while (now < v) {
+			if (now >= 0) { // through with this one
+				__syncwarp();
+				if (lane == 0) barrier_arrive(empty + (now & 1) * 8);
+			}
+			now++;
+			barrier_wait(full + (now & 1) * 8, full_parity >> (now & 1) & 1);
+			full_parity ^= 1 << (now & 1);
+		}
+		return at + (v & 1) * p.rows * p.x_stride;
+	}
+
+	// fill brings window v of the sequence.
+	__device__ __forceinline__ void fill(const af_skinny_args &p, int width, int v, int lane) {
+		int first = v % per * p.window, cols = min(p.window, p.blocks - first) * width, have = min(cols, p.in - first * width);
+		uint32_t to = at + (v & 1) * p.rows * p.x_stride, bar = full + (v & 1) * 8;
+		if (have < cols && lane < p.rows) { // weights there are zero, which takes finite numbers to be zero
+			for (int c = have * 2; c < cols * 2; c += 16) asm volatile("st.shared.v4.u32 [%0], {%1,%1,%1,%1};" ::"r"(to + lane * p.x_stride + c), "r"(0) : "memory");
+		}
+		__syncwarp();
+		const uint16_t *x = p.x + first * width;
+#if __CUDA_ARCH__ >= 900
+		if (p.rows * have > AF_SKINNY_SMALL) { // below that the copy engine takes longer to start than a warp to be done
+			if (lane == 0) expect(bar, p.rows * have * 2);
+			else barrier_arrive(bar);
+			__syncwarp();
+			if (lane < p.rows) {
+				int row = p.pick ? __ldcg(p.pick + lane) : lane;
+				bulk_copy(to + lane * p.x_stride, x + int64_t(row) * p.ldx, have * 2, bar);
+			}
+			return;
+		}
+#endif
+		for (int r = 0; r < p.rows; r++) {
+			const uint16_t *row = x + int64_t(p.pick ? __ldcg(p.pick + r) : r) * p.ldx;
+			for (int c = lane * 8; c < have; c += 256) cp_async16(to + r * p.x_stride + c * 2, row + c);
+		}
+		arrive_when_copied(bar);
+	}
+};
+
+// ---- Finishing a row of x and a weight row.
+
+// column is what that needs from memory, asked for early.
 struct column {
-	float rms, scale, bias, other, next, cos, sin;
+	float scale, bias, other, next, cos, sin;
 	int slot;
 };
 
-// place is where weight row p stands in the checkpoint.
-AF_INLINE int checkpoint_row(int order, int n, int head_dim, int p) {
-	switch (order) {
-	case AF_SKINNY_PAIRED: return p - p % head_dim + (p % head_dim >> 1) + (p & 1) * (head_dim >> 1);
-	case AF_SKINNY_GATED: return (p & 1) * (n >> 1) + (p >> 1);
-	}
-	return p;
-}
-
-AF_INLINE column ask(const af_skinny_args &a, const float *rms, int r, int p, bool live) {
-	column c{1, 1, 0, 0, 1, 1, 0, -1};
+AF_INLINE column ask(const af_skinny_args &p, int r, int at, bool live) {
+	column c{1, 0, 0, 1, 1, 0, -1};
 	if (!live) return c;
-	if (a.sums) c.rms = rms[r];
-	if (a.row_scale) c.scale = a.row_scale[p];
-	switch (a.mode) {
-	case AF_SKINNY_LINEAR:
-		if (a.bias) c.bias = a.bias[p];
-		if (a.scale) c.next = a.scale[p];
-		if (a.residual) {
-			size_t at = size_t(r) * a.ldr + p;
-			c.other = a.flags & AF_SKINNY_RES32 ? static_cast<const float *>(a.residual)[at] : bf16_at(a.residual, at);
-		}
-		break;
-	case AF_SKINNY_ADD:
-		c.next = a.next[p];
-		c.other = static_cast<const float *>(a.out)[size_t(r) * a.ldo + p];
-		break;
-	case AF_SKINNY_QKV:
-		if (a.bias) c.bias = a.bias[checkpoint_row(AF_SKINNY_PAIRED, a.n, a.head_dim, p)];
-		c.slot = a.slot[r];
-		if (p < (a.heads + a.kv_heads) * a.head_dim) {
-			const float *angle = a.table + size_t(a.position[r]) * a.head_dim + (p % a.head_dim >> 1);
-			c.cos = angle[0];
-			c.sin = angle[a.head_dim >> 1];
+	if (p.row_scale) c.scale = __ldg(p.row_scale + at);
+	if (p.mode == AF_SKINNY_ADD) {
+		c.next = __ldg(p.next + at);
+		c.other = __ldcg(static_cast<const float *>(p.out) + size_t(r) * p.ldo + at);
+	}
+	if (p.mode == AF_SKINNY_QKV) {
+		int in_head = at % p.head_dim, half = p.head_dim >> 1;
+		if (p.bias) c.bias = __ldg(p.bias + at - in_head + (in_head >> 1) + (at & 1) * half);
+		c.slot = __ldcg(p.slot + r);
+		if (at < (p.heads + p.kv_heads) * p.head_dim) {
+			const float *angle = p.table + size_t(__ldcg(p.position + r)) * p.head_dim + (in_head >> 1);
+			c.cos = __ldg(angle);
+			c.sin = __ldg(angle + half);
 		}
 	}
 	return c;
 }
 
-// finish stores one element, or a pair of lanes their two: v is the sum for row r of x and weight row p. All lanes of a warp call it.
-AF_INLINE void finish(const af_skinny_args &a, const column &c, int r, int p, int strip, bool live, float v) {
-	v *= c.rms * c.scale;
-	switch (a.mode) {
-	case AF_SKINNY_LINEAR: {
-		if (!live) return;
-		v = activate(a.act, v + c.bias) * c.next + c.other;
-		size_t at = size_t(r) * a.ldo + p;
-		if (a.flags & AF_SKINNY_OUT32) static_cast<float *>(a.out)[at] = v;
-		else static_cast<uint16_t *>(a.out)[at] = bf16_bits(v);
+// finish stores the result v of row r of x and weight row at. All lanes of a warp call it, neighbours with neighbouring weight rows.
+AF_INLINE void finish(const af_skinny_args &p, const column &c, int r, int at, int strip, bool live, float v) {
+	switch (p.mode) {
+	case AF_SKINNY_LOGITS:
+		if (live) static_cast<float *>(p.out)[size_t(r) * p.ldo + at] = v;
 		return;
-	}
 	case AF_SKINNY_ADD: {
 		v += c.other;
 		if (live) {
-			static_cast<float *>(a.out)[size_t(r) * a.ldo + p] = v;
-			a.h[size_t(r) * a.ldh + p] = bf16_bits(v * c.next);
+			static_cast<float *>(p.out)[size_t(r) * p.ldo + at] = v;
+			p.h[size_t(r) * p.ldh + at] = bf16_bits(v * c.next);
 		}
 		float sum = warp_sum(live ? v * v : 0);
-		if ((threadIdx.x & 31) == 0) a.sums_out[r * AF_SKINNY_PARTS + strip] = sum;
+		if ((threadIdx.x & 31) == 0) p.sums_out[r * AF_SKINNY_PARTS + strip] = sum;
 		return;
 	}
 	case AF_SKINNY_GATE: {
 		float up = __shfl_xor_sync(~0u, v, 1);
-		if (live && !(p & 1)) static_cast<uint16_t *>(a.out)[size_t(r) * a.ldo + (p >> 1)] = bf16_bits(v / (1 + __expf(-v)) * up);
+		if (live && !(at & 1)) static_cast<uint16_t *>(p.out)[size_t(r) * p.ldo + (at >> 1)] = bf16_bits(v / (1 + __expf(-v)) * up);
 		return;
 	}
 	case AF_SKINNY_QKV: {
 		v += c.bias;
 		float pair = __shfl_xor_sync(~0u, v, 1);
 		if (!live) return;
-		uint16_t bits = bf16_bits(v * c.cos + (p & 1 ? pair : -pair) * c.sin);
-		int head = p / a.head_dim, at = (p % a.head_dim >> 1) + (p & 1) * (a.head_dim >> 1);
-		if (head < a.heads) {
-			static_cast<uint16_t *>(a.out)[size_t(r) * a.ldo + head * a.head_dim + at] = bits;
+		uint16_t bits = bf16_bits(v * c.cos + (at & 1 ? pair : -pair) * c.sin);
+		int head = at / p.head_dim, to = (at % p.head_dim >> 1) + (at & 1) * (p.head_dim >> 1);
+		if (head < p.heads) {
+			static_cast<uint16_t *>(p.out)[size_t(r) * p.ldo + head * p.head_dim + to] = bits;
 			return;
 		}
 		if (c.slot < 0) return;
-		head -= a.heads;
-		uint16_t *pool = head < a.kv_heads ? a.k : a.v;
-		if (head >= a.kv_heads) head -= a.kv_heads;
-		pool[((size_t(c.slot >> 6) * a.kv_heads + head) * 64 + (c.slot & 63)) * a.head_dim + at] = bits;
+		head -= p.heads;
+		uint16_t *pool = head < p.kv_heads ? p.k : p.v;
+		if (head >= p.kv_heads) head -= p.kv_heads;
+		pool[((size_t(c.slot >> 6) * p.kv_heads + head) * 64 + (c.slot & 63)) * p.head_dim + to] = bits;
 	}
 	}
 }
 
-// M tiles of 16 weight rows, N tiles of 8 rows of x.
-template <int KIND, int M, int N> AF_INLINE void skinny(const af_skinny_args &a) {
-	extern __shared__ __align__(128) char shared[];
-	constexpr int PITCH = M * 16 + 4, SUBS = KIND == AF_SKINNY_BF16 ? 1 : KIND == AF_SKINNY_I8 ? 2 : 4;
-	float *rms = reinterpret_cast<float *>(shared + AF_SKINNY_HEAD - 4 * AF_SKINNY_ROWS);
-	char *ring_at = shared + AF_SKINNY_HEAD;
-	float *sums = reinterpret_cast<float *>(ring_at + W * a.slots * a.block); // [warp][row of x][PITCH]
-	char *xs = reinterpret_cast<char *>(sums + W * a.rows * PITCH);
-	int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+constexpr int PITCH = AF_SKINNY_STRIP + 4; // floats; with it the lanes' sums go to different banks
 
-	pdl_launch();
-	ring q;
-	q.at = shared_address(ring_at) + warp * a.slots * a.block;
-	q.bars = shared_address(shared) + warp * a.slots * 8;
-	q.w = static_cast<const char *>(a.w);
-	q.bytes = a.block, q.slots = a.slots;
-	q.strip = warp < a.blocks ? blockIdx.x : a.strips, q.strips = a.strips, q.step = gridDim.x;
-	q.block = q.first = warp, q.blocks = a.blocks;
-	q.open(lane);
-
-	uint32_t a_at[2 * M], b_at[N];
+// sum_strip adds up this warp's blocks of a strip, from block `from` on, and leaves the sums at out [row of x][PITCH] when room says
+// that it is free. It returns the block of the next strip to go on with. M tiles of 16 weight rows, N tiles of 8 rows of x.
+template <int KIND, int M, int N, typename Room>
+AF_INLINE int sum_strip(const af_skinny_args &p, ring &q, window &x, int from, int v0, int lane, float *out, Room room) {
+	constexpr int SUBS = KIND == AF_SKINNY_BF16 ? 1 : KIND == AF_SKINNY_I8 ? 2 : 4;
+	const int g = lane >> 2, t = lane & 3;
+	uint32_t w_at[2 * M], x_at[N];
 #pragma unroll
-	for (int o = 0; o < 2 * M; o++) a_at[o] = min(o * 8 + g, a.strip - 1) * 64 + t * 16; // rows past the strip's read others, for nothing
+	for (int o = 0; o < 2 * M; o++) w_at[o] = min(o * 8 + g, p.strip - 1) * 64 + t * 16; // rows past the strip's read others, for nothing
 #pragma unroll
-	for (int n = 0; n < N; n++) b_at[n] = min(n * 8 + g, a.rows - 1) * a.x_stride + t * 16;
+	for (int n = 0; n < N; n++) x_at[n] = min(n * 8 + g, p.rows - 1) * p.x_stride + t * 16;
+	float acc[M][N][4] = {};
+	int b = from;
+	for (; b < p.blocks; b += W) {
+		uint32_t base;
+		if (x.per == 1) base = x.enter(p, 0, lane) + b * 64 * SUBS;
+		else base = x.enter(p, v0 + b / p.window, lane) + b % p.window * 64 * SUBS;
+		const uint32_t w = q.take(p);
+		uint4 packed[2 * M];
+#pragma unroll
+		for (int o = 0; o < 2 * M; o++) packed[o] = load16(w + w_at[o]);
+		constexpr bool GROUPS = KIND == AF_SKINNY_I4; // with a scale each, by which their sums are multiplied; a group is a block
+		float group[GROUPS ? M : 1][N][4] = {};
+#pragma unroll
+		for (int j = 0; j < SUBS; j++) {
+			uint4 f[N], lo[M], hi[M];
+#pragma unroll
+			for (int n = 0; n < N; n++) f[n] = load16(base + x_at[n] + j * 64);
+#pragma unroll
+			for (int m = 0; m < M; m++) {
+				lo[m] = eight<KIND>(packed[2 * m], j);
+				hi[m] = eight<KIND>(packed[2 * m + 1], j);
+			}
+#pragma unroll
+			for (int m = 0; m < M; m++) {
+#pragma unroll
+				for (int n = 0; n < N; n++) mma(GROUPS ? group[GROUPS ? m : 0][n] : acc[m][n], lo[m].x, hi[m].x, lo[m].y, hi[m].y, f[n].x, f[n].y);
+			}
+#pragma unroll
+			for (int m = 0; m < M; m++) {
+#pragma unroll
+				for (int n = 0; n < N; n++) mma(GROUPS ? group[GROUPS ? m : 0][n] : acc[m][n], lo[m].z, hi[m].z, lo[m].w, hi[m].w, f[n].z, f[n].w);
+			}
+		}
+		if constexpr (GROUPS) {
+#pragma unroll
+			for (int o = 0; o < 2 * M; o++) {
+				uint16_t bits;
+				asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(w + p.strip * 64 + min(o * 8 + g, p.strip - 1) * 2));
+				const float scale = __uint_as_float(uint32_t(bits) << 16);
+#pragma unroll
+				for (int n = 0; n < N; n++) {
+					acc[o / 2][n][o % 2 * 2] += group[o / 2][n][o % 2 * 2] * scale;
+					acc[o / 2][n][o % 2 * 2 + 1] += group[o / 2][n][o % 2 * 2 + 1] * scale;
+				}
+			}
+		}
+		q.give(p, lane);
+	}
+	room();
+#pragma unroll
+	for (int n = 0; n < N; n++) {
+#pragma unroll
+		for (int e = 0; e < 4; e++) {
+			const int r = n * 8 + t * 2 + (e & 1);
+			if (r < p.rows) {
+#pragma unroll
+				for (int m = 0; m < M; m++) out[r * PITCH + m * 16 + (e >> 1) * 8 + g] = acc[m][n][e];
+			}
+		}
+	}
+	return b - p.blocks;
+}
 
+// What the block's barriers are for, after those of the rings; each is 8 bytes.
+enum { FULL = 0, EMPTY = 16, LEFT = 32, CLEARED = 48, NORMED = 64 };
+
+// supply is the life of the warp that brings x, once it is there.
+template <int WIDTH>
+AF_INLINE void supply(const af_skinny_args &a, window &x, uint32_t bars, float *rms, int lane) {
 	pdl_wait();
-	int windows = (a.blocks + a.window - 1) / a.window, width = 32 * SUBS; // width of a block in columns
-	uint32_t x_buffer = a.rows * a.x_stride;
-	stage(a, xs, 0, min(a.window, a.blocks) * width);
-	int turn = 0, turns = windows * ((a.strips - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x));
-	if (a.sums) {
-		for (int r = warp; r < a.rows; r += W) {
-			const float *part = a.sums + size_t(a.pick ? a.pick[r] : r) * AF_SKINNY_PARTS;
+	for (int v = 0; v < x.count; v++) {
+		if (v > 1) barrier_wait(bars + EMPTY + (v & 1) * 8, (v >> 1) - 1 & 1);
+		x.fill(a, WIDTH, v, lane);
+		if (v > 0) continue;
+		for (int r = 0; a.sums && r < a.rows; r++) {
+			const float *part = a.sums + size_t(a.pick ? __ldcg(a.pick + r) : r) * AF_SKINNY_PARTS;
 			float sum = 0;
-			for (int i = lane; i < a.parts; i += 32) sum += part[i];
+			for (int k = lane; k < a.parts; k += 32) sum += __ldcg(part + k);
 			sum = warp_sum(sum);
 			if (lane == 0) rms[r] = rsqrtf(sum * a.inv_in + a.eps);
 		}
+		__syncwarp();
+		if (lane == 0) barrier_arrive(bars + NORMED);
 	}
-	if (windows == 1) {
-		cp_async_wait<0>();
-		__syncthreads();
+}
+
+template <int KIND, int N>
+AF_INLINE void skinny(const af_skinny_args &a) {
+	extern __shared__ __align__(128) char shared[];
+	constexpr int WIDTH = KIND == AF_SKINNY_BF16 ? 32 : KIND == AF_SKINNY_I8 ? 64 : 128;
+	const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+	const uint32_t rings = shared_address(shared), bars = rings + W * AF_SKINNY_SLOTS * 8;
+	float *rms = reinterpret_cast<float *>(shared + AF_SKINNY_HEAD - 4 * AF_SKINNY_ROWS);
+	float *sums = reinterpret_cast<float *>(shared + AF_SKINNY_HEAD + W * a.slots * a.block); // [depth][warp][row of x][PITCH]
+	const int room_of_sums = W * a.rows * PITCH, strips = (a.strips - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x);
+
+	pdl_launch();
+	if (warp == W && lane == 0) {
+		for (int i = 0; i < 16; i += 8) {
+			barrier_open(bars + FULL + i, 32);
+			barrier_open(bars + EMPTY + i, W);
+			barrier_open(bars + LEFT + i, W);
+			barrier_open(bars + CLEARED + i, W);
+		}
+		barrier_open(bars + NORMED, 1);
+#if __CUDA_ARCH__ >= 900
+		asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+	}
+	ring q;
+	q.at = rings + AF_SKINNY_HEAD + warp * a.slots * a.block;
+	q.bars = rings + warp * AF_SKINNY_SLOTS * 8;
+	q.slots = a.slots;
+	if (warp < W) { // a warp's ring is its own business
+		if (lane == 0) {
+			for (int i = 0; i < a.slots; i++) barrier_open(q.bars + i * 8, COPIERS);
+#if __CUDA_ARCH__ >= 900
+			asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+		}
+		__syncwarp();
+		q.open(a, strips, warp, lane);
+	}
+	__syncthreads();
+	window x;
+	x.at = shared_address(sums + a.depth * room_of_sums);
+	x.full = bars + FULL, x.empty = bars + EMPTY;
+	x.open(a, strips);
+	if (warp == W) {
+		supply<WIDTH>(a, x, bars, rms, lane);
+		return;
 	}
 
-	for (int strip = blockIdx.x; strip < a.strips; strip += gridDim.x) {
-		int p = strip * a.strip + lane;
-		bool live = lane < a.strip && p < a.n;
-		column c = ask(a, rms, warp, p, live && warp < a.rows && windows == 1);
-		float acc[M][N][4] = {};
-		for (int from = 0; from < a.blocks; from += a.window, turn++) {
-			uint32_t x_at = shared_address(xs);
-			if (windows > 1) {
-				cp_async_wait<0>();
-				__syncthreads(); // this window is there, and the other buffer is no longer read
-				if (turn + 1 < turns) {
-					int next = from + a.window < a.blocks ? from + a.window : 0;
-					stage(a, xs + (turn + 1 & 1) * x_buffer, next * width, min(a.window, a.blocks - next) * width);
-				}
-				x_at += (turn & 1) * x_buffer;
-			}
-			int end = min(a.blocks - from, a.window);
-			for (int b = warp; b < end; b += W) {
-				uint32_t w_at = q.take(), k_at = x_at + b * 64 * SUBS;
-				uint4 packed[2 * M];
-#pragma unroll
-				for (int o = 0; o < 2 * M; o++) packed[o] = load16(w_at + a_at[o]);
-				if constexpr (KIND != AF_SKINNY_I4) {
-#pragma unroll
-					for (int j = 0; j < SUBS; j++) {
-						uint4 x[N];
-#pragma unroll
-						for (int n = 0; n < N; n++) x[n] = load16(k_at + b_at[n] + j * 64);
-#pragma unroll
-						for (int m = 0; m < M; m++) {
-							uint4 lo = eight<KIND>(packed[2 * m], j), hi = eight<KIND>(packed[2 * m + 1], j);
-#pragma unroll
-							for (int n = 0; n < N; n++) {
-								mma(acc[m][n], lo.x, hi.x, lo.y, hi.y, x[n].x, x[n].y);
-								mma(acc[m][n], lo.z, hi.z, lo.w, hi.w, x[n].z, x[n].w);
-							}
-						}
-					}
-				} else {
-					float group[M][N][4] = {};
-#pragma unroll
-					for (int j = 0; j < SUBS; j++) {
-						uint4 x[N];
-#pragma unroll
-						for (int n = 0; n < N; n++) x[n] = load16(k_at + b_at[n] + j * 64);
-#pragma unroll
-						for (int m = 0; m < M; m++) {
-							uint4 lo = eight<KIND>(packed[2 * m], j), hi = eight<KIND>(packed[2 * m + 1], j);
-#pragma unroll
-							for (int n = 0; n < N; n++) {
-								mma(group[m][n], lo.x, hi.x, lo.y, hi.y, x[n].x, x[n].y);
-								mma(group[m][n], lo.z, hi.z, lo.w, hi.w, x[n].z, x[n].w);
-							}
-						}
-					}
-#pragma unroll
-					for (int m = 0; m < M; m++) {
-						float s[2];
-#pragma unroll
-						for (int o = 0; o < 2; o++) {
-							uint16_t bits;
-							asm volatile("ld.shared.u16 %0, [%1];"
-								: "=h"(bits) : "r"(w_at + a.strip * 64 + min((2 * m + o) * 8 + g, a.strip - 1) * 2));
-							s[o] = __uint_as_float(uint32_t(bits) << 16);
-						}
-#pragma unroll
-						for (int n = 0; n < N; n++) {
-#pragma unroll
-							for (int e = 0; e < 4; e++) acc[m][n][e] += group[m][n][e] * s[e >> 1];
-						}
-					}
-				}
-				q.give(lane);
-			}
-		}
-
-		// Sums of the warps meet. The strip before may still be being finished, so wait before writing over its sums.
-		__syncthreads();
-#pragma unroll
-		for (int n = 0; n < N; n++) {
-#pragma unroll
-			for (int e = 0; e < 4; e++) {
-				int r = n * 8 + t * 2 + (e & 1);
-				if (r < a.rows) {
-#pragma unroll
-					for (int m = 0; m < M; m++) sums[(warp * a.rows + r) * PITCH + m * 16 + (e >> 1) * 8 + g] = acc[m][n][e];
-				}
-			}
-		}
-		__syncthreads();
-		for (int r = warp; r < a.rows; r += W) {
-			if (r != warp || windows > 1) c = ask(a, rms, r, p, live);
+	auto start = [&](int strip) { return (strip * a.base + min(strip, a.extra)) * a.unit; };
+	auto share = [&](int turn) { return (warp + turn * (W - a.rows % W)) % W; }; // rows of x go round the warps, strip after strip
+	// complete finishes a strip, as far as that is this warp's share.
+	auto complete = [&](int turn, int strip, column c) {
+		const int buffer = a.depth == 2 ? turn & 1 : 0, parity = a.depth == 2 ? turn >> 1 & 1 : turn & 1;
+		const int at = start(strip) + lane, first = share(turn);
+		const bool live = at < start(strip + 1);
+		const float *from = sums + buffer * room_of_sums + lane;
+		for (int r = first; r < a.rows; r += W) {
+			if (r == first) {
+				barrier_wait(bars + LEFT + buffer * 8, parity);
+				barrier_wait(bars + NORMED, 0);
+			} else c = ask(a, r, at, live);
 			float v = 0;
 			if (live) {
 #pragma unroll
-				for (int w = 0; w < W; w++) v += sums[(w * a.rows + r) * PITCH + lane];
+				for (int w = 0; w < W; w++) v += from[(w * a.rows + r) * PITCH];
 			}
-			finish(a, c, r, p, strip, live, v);
+			finish(a, c, r, at, strip, live, v * c.scale * (a.sums ? rms[r] : 1.f));
 		}
+		__syncwarp();
+		if (lane == 0) barrier_arrive(bars + CLEARED + buffer * 8);
+	};
+	x.enter(a, 0, lane); // from here on what the kernel ahead wrote can be read
+	int block = warp, before = -1, turn = 0;
+	column c_before{};
+	for (int strip = blockIdx.x; strip < a.strips; strip += gridDim.x, turn++) {
+		const int at = start(strip) + lane, mine = share(turn);
+		const column c = ask(a, mine, at, at < start(strip + 1) && mine < a.rows);
+		const int buffer = a.depth == 2 ? turn & 1 : 0, round = a.depth == 2 ? turn >> 1 : turn;
+		float *out = sums + buffer * room_of_sums + warp * a.rows * PITCH;
+		auto room = [&] {
+			if (round > 0) barrier_wait(bars + CLEARED + buffer * 8, round - 1 & 1);
+		};
+		block = a.strip > 16 ? sum_strip<KIND, 2, N>(a, q, x, block, turn * x.per, lane, out, room)
+							 : sum_strip<KIND, 1, N>(a, q, x, block, turn * x.per, lane, out, room);
+		__syncwarp();
+		if (lane == 0) barrier_arrive(bars + LEFT + buffer * 8);
+		// All warps go through all windows, and none stays behind in one while it waits for others' sums.
+		if (x.per > 1) x.enter(a, turn * x.per + x.per - 1, lane);
+		if (a.depth == 1) {
+			complete(turn, strip, c);
+			continue;
+		}
+		if (before >= 0) complete(turn - 1, before, c_before);
+		before = strip, c_before = c;
 	}
+	if (before >= 0) complete(turn - 1, before, c_before);
 }
 
 } // namespace
 
-#define SKINNY(NAME, KIND, M, N)                                                        \
-	typedef af_skinny_args af_##NAME##_args;                                            \
-	AF_KERNEL(NAME, THREADS) { skinny<KIND, M, N>(a); }
+// Tiles of 8 rows of x: 1 or 2. Grid: at most as many blocks as there are multiprocessors.
+#define SKINNY(NAME, KIND, N)                       \
+	typedef af_skinny_args af_skinny_##NAME##_args; \
+	AF_KERNEL(skinny_##NAME, THREADS) { skinny<KIND, N>(a); }
 
-#define SKINNIES(KIND, NAME)         \
-	SKINNY(NAME##_1x1, KIND, 1, 1) \
-	SKINNY(NAME##_1x2, KIND, 1, 2) \
-	SKINNY(NAME##_1x4, KIND, 1, 4) \
-	SKINNY(NAME##_2x1, KIND, 2, 1) \
-	SKINNY(NAME##_2x2, KIND, 2, 2) \
-	SKINNY(NAME##_2x4, KIND, 2, 4)
-
-SKINNIES(AF_SKINNY_BF16, skinny_bf16)
-SKINNIES(AF_SKINNY_I8, skinny_i8)
-SKINNIES(AF_SKINNY_I4, skinny_i4)
+SKINNY(bf16_1, AF_SKINNY_BF16, 1)
+SKINNY(bf16_2, AF_SKINNY_BF16, 2)
+SKINNY(i8_1, AF_SKINNY_I8, 1)
+SKINNY(i8_2, AF_SKINNY_I8, 2)
+SKINNY(i4_1, AF_SKINNY_I4, 1)
+SKINNY(i4_2, AF_SKINNY_I4, 2)
 
 // Grid: one block a row.
 AF_KERNEL(skinny_begin, 256) {

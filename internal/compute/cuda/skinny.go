@@ -15,12 +15,12 @@ const skinnyRows = 32
 
 // What skinny.h says.
 const (
-	skinnyWarps = 16
+	skinnyWarps = 15
+	skinnyWide  = 16 // rows of one launch
 	skinnyStrip = 32
 	skinnyParts = 1024
-	skinnyHead  = 1152
-	skinnyRing  = (skinnyHead - 4*skinnyRows) / 8 / skinnyWarps // slots that there are barriers for
-	slotsOld    = 4                                             // of a ring on GPUs before 9.0
+	skinnySlots = 16
+	skinnyHead  = 2176
 )
 
 // skinny is a weight [out, in] packed for such products, as BF16, I8 or I4.
@@ -30,9 +30,15 @@ type skinny struct {
 	order   rowOrder
 	headDim int
 
-	p, scales            devptr // scales: float32 of each row, I8 only
-	strip, strips        int    // rows of a strip, strips
-	blocks, block, width int    // blocks along in, bytes of one, columns of one
+	p, scales devptr // scales: float32 of each row, I8 only
+	packing
+}
+
+// packing is how the rows lie in memory, see skinny.h.
+type packing struct {
+	strips, base, extra, unit int
+	strip                     int // rows that a strip has room for
+	blocks, block, width      int // blocks along in, bytes of one, columns of one
 }
 
 // rowOrder is how a weight's rows are dealt out when packed. Results are in checkpoint order all the same.
@@ -56,19 +62,19 @@ type residual struct {
 	parts  int // of sums, left by whoever wrote x last
 }
 
-// newResidual allocates a residual stream; graphs keep its addresses.
+// newResidual allocates a residual stream; graphs keep its addresses. hidden is a multiple of 8.
 func (d *device) newResidual(hidden int) (*residual, error) {
 	r := &residual{hidden: hidden}
 	for _, b := range []struct {
 		to    *devptr
 		bytes int
-	}{{&r.x, 4 * hidden}, {&r.h, 2 * hidden}, {&r.sums, 4 * skinnyParts}} {
+	}{{&r.x, skinnyRows * 4 * hidden}, {&r.h, skinnyRows * 2 * hidden}, {&r.sums, skinnyRows * 4 * skinnyParts}} {
 		var err error
-		if *b.to, err = d.alloc(int64(skinnyRows * b.bytes)); err != nil {
+		if *b.to, err = d.alloc(int64(b.bytes)); err != nil {
 			d.freeResidual(r)
 			return nil, fmt.Errorf("residual stream of %d: %w", hidden, err)
 		}
-		d.stream.zero(*b.to, int64(skinnyRows*b.bytes))
+		d.stream.zero(*b.to, int64(b.bytes))
 	}
 	return r, nil
 }
@@ -84,19 +90,17 @@ func (d *device) freeResidual(r *residual) {
 // The structs below mirror skinny.h.
 
 type skinnyArgs struct {
-	w, rowScale, x, pick, sums, bias, scale, residual, out devptr
-	h, next, sumsOut                                       devptr
-	table, position, slot, k, v                            devptr
-	rows, n, in                                            int32
-	strip, strips, blocks, block                           int32
-	ldx, ldr, ldo, ldh                                     int32
-	mode, flags                                            int32
-	act                                                    int32
-	parts                                                  int32
-	invIn, eps                                             float32
-	heads, kvHeads, headDim                                int32
-	slots, xStride, window                                 int32
-	_                                                      int32
+	w, rowScale, x, pick, sums, out, h, next, sumsOut devptr
+	bias, table, position, slot, k, v                 devptr
+	rows, n, in                                       int32
+	strips, base, extra, unit                         int32
+	strip, blocks, block                              int32
+	ldx, ldo, ldh                                     int32
+	mode, parts                                       int32
+	invIn, eps                                        float32
+	heads, kvHeads, headDim                           int32
+	xStride, window, slots, depth                     int32
+	_                                                 int32
 }
 
 type skinnyBeginArgs struct {
@@ -105,19 +109,13 @@ type skinnyBeginArgs struct {
 }
 
 const ( // mode
-	skinnyLinear = iota
-	skinnyAdd
-	skinnyGate
-	skinnyQKV
+	modeLogits = iota
+	modeAdd
+	modeGate
+	modeQKV
 )
 
-const ( // flags
-	skinnyX32 = 1 << iota
-	skinnyOut32
-	skinnyRes32
-)
-
-// skinnyBegin makes h and sums of x, which something else wrote: next is the weight of the norm that comes next.
+// skinnyBegin starts a pass: it makes h and sums of x, which something else wrote; next is the weight of the norm that comes next.
 func (s *stream) skinnyBegin(r *residual, next devptr, rows int) {
 	a := skinnyBeginArgs{x: r.x, next: next, h: r.h, sums: r.sums, hidden: int32(r.hidden)}
 	start(s, "skinny_begin", rowGrid(rows), threads256, 0, &a, launchPDL)
@@ -143,12 +141,10 @@ func (s *stream) skinnyQKV(w *skinny, r *residual, a skinnyQKVArgs) {
 		s.fail(fmt.Errorf("cuda: q, k, v: weight [%d %d] for %d+2*%d heads of %d", w.out, w.in, a.heads, a.kvHeads, a.headDim))
 		return
 	}
-	k := skinnyArgs{
-		mode: skinnyQKV, rows: int32(a.rows), bias: a.bias, table: a.table, position: a.position, slot: a.slot, out: a.q,
-		ldo: int32(a.ldq), k: a.k, v: a.v, heads: int32(a.heads), kvHeads: int32(a.kvHeads), headDim: int32(a.headDim),
-	}
-	k.normed(r, a.eps)
-	s.skinny(w, &k)
+	s.skinny(w, r.normed(skinnyArgs{
+		mode: modeQKV, rows: int32(a.rows), bias: a.bias, table: a.table, position: a.position, slot: a.slot, out: a.q, ldo: int32(a.ldq),
+		k: a.k, v: a.v, heads: int32(a.heads), kvHeads: int32(a.kvHeads), headDim: int32(a.headDim), eps: a.eps,
+	}))
 }
 
 // skinnyAdd adds from [rows][ld] (bf16) times w to the residual stream and makes its h and sums for the norm with weight next.
@@ -157,8 +153,8 @@ func (s *stream) skinnyAdd(w *skinny, r *residual, from devptr, ld int, next dev
 		s.fail(fmt.Errorf("cuda: weight [%d %d] to a residual stream of %d", w.out, w.in, r.hidden))
 		return
 	}
-	s.skinny(w, &skinnyArgs{
-		mode: skinnyAdd, rows: int32(rows), x: from, ldx: int32(ld), out: r.x, ldo: int32(r.hidden), h: r.h, ldh: int32(r.hidden),
+	s.skinny(w, skinnyArgs{
+		mode: modeAdd, rows: int32(rows), x: from, ldx: int32(ld), out: r.x, ldo: int32(r.hidden), h: r.h, ldh: int32(r.hidden),
 		next: next, sumsOut: r.sums,
 	})
 	r.parts = w.strips
@@ -170,123 +166,119 @@ func (s *stream) skinnyGated(w *skinny, r *residual, eps float32, dst devptr, ld
 		s.fail(fmt.Errorf("cuda: gate and up: weight [%d %d] is not packed for it", w.out, w.in))
 		return
 	}
-	k := skinnyArgs{mode: skinnyGate, rows: int32(rows), out: dst, ldo: int32(ld)}
-	k.normed(r, eps)
-	s.skinny(w, &k)
+	s.skinny(w, r.normed(skinnyArgs{mode: modeGate, rows: int32(rows), out: dst, ldo: int32(ld), eps: eps}))
 }
 
 // skinnyLogits writes the normed stream times w to dst [rows][ld], float32. pick is int32 [rows], which row of the stream each is;
 // 0: row i is row i.
 func (s *stream) skinnyLogits(w *skinny, r *residual, eps float32, pick, dst devptr, ld, rows int) {
-	k := skinnyArgs{mode: skinnyLinear, flags: skinnyOut32, rows: int32(rows), pick: pick, out: dst, ldo: int32(ld)}
-	k.normed(r, eps)
-	s.skinny(w, &k)
+	s.skinny(w, r.normed(skinnyArgs{mode: modeLogits, rows: int32(rows), pick: pick, out: dst, ldo: int32(ld), eps: eps}))
 }
 
-func (k *skinnyArgs) normed(r *residual, eps float32) {
-	k.x, k.ldx, k.sums, k.parts, k.eps = r.h, int32(r.hidden), r.sums, int32(r.parts), eps
-	k.invIn = 1 / float32(r.hidden)
+func (r *residual) normed(p skinnyArgs) skinnyArgs {
+	p.x, p.ldx, p.sums, p.parts = r.h, int32(r.hidden), r.sums, int32(r.parts)
+	p.invIn = 1 / float32(r.hidden)
+	return p
 }
 
-// skinny launches a product; what says where x and the result are is in k.
-func (s *stream) skinny(w *skinny, k *skinnyArgs) {
-	if s.err != nil || k.rows == 0 {
+// skinny launches a product; what says where x and the result are is in a.
+func (s *stream) skinny(w *skinny, a skinnyArgs) {
+	if s.err != nil || a.rows == 0 {
 		return
 	}
-	if k.rows < 0 || k.rows > skinnyRows || int(k.ldx) < w.in {
-		s.fail(fmt.Errorf("cuda: %d rows of %d for weight [%d %d]", k.rows, k.ldx, w.out, w.in))
+	if a.rows < 0 || a.rows > skinnyRows || int(a.ldx) < w.in || a.ldx%8 != 0 || a.x%16 != 0 {
+		s.fail(fmt.Errorf("cuda: %d rows, %d apart, for weight [%d %d]", a.rows, a.ldx, w.out, w.in))
 		return
 	}
-	f, err := w.fit(int(k.rows), s.d.info)
+	if a.rows > skinnyWide {
+		// Reading the weights again costs less than what more rows would take from the rings.
+		s.skinny(w, a.slice(0, skinnyWide))
+		s.skinny(w, a.slice(skinnyWide, a.rows))
+		return
+	}
+	a.w, a.rowScale, a.n, a.in = w.p, w.scales, int32(w.out), int32(w.in)
+	a.strips, a.base, a.extra, a.unit = int32(w.strips), int32(w.base), int32(w.extra), int32(w.unit)
+	a.strip, a.blocks, a.block = int32(w.strip), int32(w.blocks), int32(w.block)
+	shared, err := a.fit(w, s.d.info)
 	if err != nil {
 		s.fail(err)
 		return
 	}
-	k.w, k.rowScale, k.n, k.in = w.p, w.scales, int32(w.out), int32(w.in)
-	k.strip, k.strips, k.blocks, k.block = int32(w.strip), int32(w.strips), int32(w.blocks), int32(w.block)
-	k.slots, k.xStride, k.window = int32(f.slots), int32(f.xStride), int32(f.window)
-	wide, tall := 1, 1
-	if w.strip > 16 {
-		tall = 2
+	grid := [3]uint32{uint32(min(w.strips, s.d.info.SMs)), 1, 1}
+	start(s, skinnyNames[w.as-compute.BF16][(a.rows-1)/8], grid, [3]uint32{skinnyWarps*32 + 32, 1, 1}, uint32(shared), &a, launchPDL)
+}
+
+// slice returns a for rows [from, to) of x.
+func (a skinnyArgs) slice(from, to int32) skinnyArgs {
+	move := func(p *devptr, bytes int32) {
+		if *p != 0 {
+			*p += devptr(from) * devptr(bytes)
+		}
 	}
-	for wide*8 < int(k.rows) {
-		wide *= 2
+	if a.pick != 0 {
+		move(&a.pick, 4)
+	} else {
+		move(&a.x, 2*a.ldx)
+		move(&a.sums, 4*skinnyParts)
 	}
-	name := skinnyNames[w.as-compute.BF16][tall-1][wide/2]
-	start(s, name, [3]uint32{uint32(min(w.strips, s.d.info.SMs)), 1, 1}, [3]uint32{skinnyWarps * 32, 1, 1}, uint32(f.shared), k, launchPDL)
+	size := int32(4)
+	if a.mode == modeGate || a.mode == modeQKV {
+		size = 2
+	}
+	move(&a.out, size*a.ldo)
+	move(&a.h, 2*a.ldh)
+	move(&a.sumsOut, 4*skinnyParts)
+	move(&a.position, 4)
+	move(&a.slot, 4)
+	a.rows = to - from
+	return a
 }
 
-// By type, tiles of 16 weight rows, tiles of 8 rows of x (1, 2, 4).
-var skinnyNames = [3][2][3]string{
-	{{"skinny_bf16_1x1", "skinny_bf16_1x2", "skinny_bf16_1x4"}, {"skinny_bf16_2x1", "skinny_bf16_2x2", "skinny_bf16_2x4"}},
-	{{"skinny_i8_1x1", "skinny_i8_1x2", "skinny_i8_1x4"}, {"skinny_i8_2x1", "skinny_i8_2x2", "skinny_i8_2x4"}},
-	{{"skinny_i4_1x1", "skinny_i4_1x2", "skinny_i4_1x4"}, {"skinny_i4_2x1", "skinny_i4_2x2", "skinny_i4_2x4"}},
-}
+// By type and by tiles of 8 rows of x.
+var skinnyNames = [3][2]string{{"skinny_bf16_1", "skinny_bf16_2"}, {"skinny_i8_1", "skinny_i8_2"}, {"skinny_i4_1", "skinny_i4_2"}}
 
-// skinnyFit is how a product uses shared memory.
-type skinnyFit struct {
-	slots   int // of each warp's ring
-	window  int // blocks of K that x there covers
-	xStride int // bytes of a row of x there
-	shared  int // bytes in all
-}
-
-// sharedMemory is what one block may have, and what it may have if the next kernel's block is to fit beside it.
-func sharedMemory(info Info) (most, half int) {
+// sharedMemory is what one block may have.
+func sharedMemory(info Info) int {
 	switch {
 	case info.Major == 8 && info.Minor == 0:
-		return 163 << 10, 81 << 10
+		return 163 << 10
 	case info.Major == 9 || info.Major == 10:
-		return 227 << 10, 112 << 10
+		return 227 << 10
 	}
-	return 99 << 10, 49 << 10
+	return 99 << 10
 }
 
-// fit looks for room for x and enough of the ring, best first: all of x and half a multiprocessor's memory; x by windows, where it is
-// read once; all of x and all of the memory; x by windows.
-func (w *skinny) fit(rows int, info Info) (skinnyFit, error) {
-	tile := 16
-	if w.strip > 16 {
-		tile = 32
-	}
-	fixed := skinnyHead + skinnyWarps*rows*(tile+4)*4
-	each := skinnyWarps * w.block // bytes of a slot of all rings
-	turns := (w.blocks + skinnyWarps - 1) / skinnyWarps
-	most := max(slotsOld, min(skinnyRing, turns*((w.strips+info.SMs-1)/info.SMs)))
-	least := min(most, (44<<10+each-1)/each)
-	if info.Major < 9 {
-		most, least = slotsOld, slotsOld
-	}
+// skinnyRing is what the rings of all warps may take: enough to keep memory busy. More of it only makes blocks unequal.
+const skinnyRing = 64 << 10
+
+// fit divides shared memory: rings as deep as they need to be, two strips' sums where rows are few, and x. A weight of several strips a
+// block wants all of x there; others read it once, so windows of it do as well. It returns the bytes in all.
+func (a *skinnyArgs) fit(w *skinny, info Info) (int, error) {
+	rows, limit := int(a.rows), sharedMemory(info)
+	turns := ((w.strips+info.SMs-1)/info.SMs*w.blocks + skinnyWarps - 1) / skinnyWarps
+	most := max(2, min(skinnySlots, skinnyRing/(skinnyWarps*w.block), turns))
 	// A row's stride is an odd number of 64 bytes, so that a tile's rows lie in different banks.
 	stride := func(blocks int) int { return (blocks*w.width*2+63)/128*128 + 64 }
-	try := func(limit, blocks, buffers, window int) (skinnyFit, bool) {
-		x := buffers * rows * stride(blocks)
-		slots := min(most, (limit-fixed-x)/each)
-		return skinnyFit{slots, window, stride(blocks), fixed + x + slots*each}, slots >= least
-	}
-	all := func(limit int) (skinnyFit, bool) { return try(limit, w.blocks, 1, turns*skinnyWarps) }
-	windows := func(limit int) (f skinnyFit, ok bool) {
-		for n := turns - 1; n > 0; n-- {
-			if f, ok = try(limit, n*skinnyWarps, 2, n*skinnyWarps); ok {
-				return f, n*skinnyWarps*w.width >= 512 || n == 1
+	for _, windows := range []bool{false, true} {
+		for depth := 2; depth > 0; depth-- {
+			for slots := most; slots >= 2 && (depth == 1 || rows <= 8); slots-- {
+				fixed := skinnyHead + skinnyWarps*(slots*w.block+depth*rows*(skinnyStrip+4)*4)
+				n, buffers := w.blocks, 1
+				if fixed+rows*stride(n) > limit {
+					if w.strips > info.SMs && !windows {
+						continue
+					}
+					buffers = 2
+					for n--; n > 0 && fixed+2*rows*stride(n) > limit; n-- {
+					}
+					if n == 0 {
+						continue
+					}
+				}
+				a.slots, a.depth, a.window, a.xStride = int32(slots), int32(depth), int32(n), int32(stride(n))
+				return fixed + buffers*rows*stride(n), nil
 			}
 		}
-		return f, false
 	}
-	whole, half := sharedMemory(info)
-	if f, ok := all(half); ok {
-		return f, nil
-	}
-	if w.strips <= info.SMs {
-		if f, ok := windows(half); ok {
-			return f, nil
-		}
-	}
-	if f, ok := all(whole); ok {
-		return f, nil
-	}
-	if f, ok := windows(whole); ok {
-		return f, nil
-	}
-	return skinnyFit{}, fmt.Errorf("cuda: %d rows with weight [%d %d] as %v do not fit shared memory", rows, w.out, w.in, w.as)
+	return 0, fmt.Errorf("cuda: %d rows with weight [%d %d] as %v do not fit shared memory", rows, w.out, w.in, w.as)
 }

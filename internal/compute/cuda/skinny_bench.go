@@ -24,7 +24,7 @@ func (d *device) skinnyBenchmarks() (list []compute.Benchmark) {
 
 func (d *device) skinnyBenchmark(rows, in, out int, as compute.DType) compute.Benchmark {
 	w := skinny{out: out, in: in, as: as}
-	w.plan(d.info.SMs)
+	w.pack(d.info.SMs)
 	bytes := int64(w.strips) * int64(w.blocks) * int64(w.block)
 	b := compute.Benchmark{What: compute.BenchLinear, Shape: compute.LinearShape(rows, in, out, as), Bytes: float64(bytes)}
 	n := max(4, d.rotations(b.Bytes))
@@ -46,14 +46,12 @@ func (d *device) skinnyBenchmark(rows, in, out int, as compute.DType) compute.Be
 			if as != compute.I8 {
 				continue
 			}
-			if weights[i].scales, err = d.randomBF16(s, int64(2*w.strips*w.strip), 0.02); err != nil {
+			if weights[i].scales, err = d.randomBF16(s, int64(2*out), 0.02); err != nil {
 				return nil, err
 			}
 		}
 		return func(s *stream, i int) {
-			s.skinny(&weights[i%n], &skinnyArgs{
-				mode: skinnyLinear, flags: skinnyOut32, rows: int32(rows), x: x, ldx: int32(in), out: dst, ldo: int32(out),
-			})
+			s.skinny(&weights[i%n], skinnyArgs{mode: modeLogits, rows: int32(rows), x: x, ldx: int32(in), out: dst, ldo: int32(out)})
 		}, nil
 	})
 }

@@ -104,7 +104,7 @@ func (s *stream) put(t *testing.T, b []byte) devptr {
 func (w *skinny) values(t *testing.T, s *stream) (value, scale [][]float64) {
 	raw := make([]byte, w.strips*w.blocks*w.block)
 	s.download(raw, w.p)
-	rows := make([]float32, w.strips*w.strip)
+	rows := make([]float32, w.out)
 	if w.as == compute.I8 {
 		s.download(bytesOf(rows), w.scales)
 	}
@@ -118,11 +118,20 @@ func (w *skinny) values(t *testing.T, s *stream) (value, scale [][]float64) {
 		case rowsGated:
 			p = n%(w.out/2)*2 + n/(w.out/2)
 		}
+		strip, i := 0, p // of the strip
+		for rows := func() int {
+			if strip < w.extra {
+				return (w.base + 1) * w.unit
+			}
+			return w.base * w.unit
+		}; i >= rows(); strip++ {
+			i -= rows()
+		}
 		v, sc := make([]float64, w.in), make([]float64, w.in)
 		for c := range v {
-			block := raw[(p/w.strip*w.blocks+c/w.width)*w.block:]
+			block := raw[(strip*w.blocks+c/w.width)*w.block:]
 			at := c % w.width
-			unit := block[p%w.strip*64+at/8%4*16:]
+			unit := block[i*64+at/8%4*16:]
 			eight, e := at/32, at%8 // which eight of the sixteen bytes
 			switch w.as {
 			case compute.BF16:
@@ -131,7 +140,7 @@ func (w *skinny) values(t *testing.T, s *stream) (value, scale [][]float64) {
 				sc[c] = float64(rows[p])
 				v[c] = float64(int8(unit[eight*8+e/4*4+[]int{0, 2, 1, 3}[e%4]])) * sc[c]
 			case compute.I4:
-				sc[c] = fromBF16(binary.LittleEndian.Uint16(block[w.strip*64+p%w.strip*2:]))
+				sc[c] = fromBF16(binary.LittleEndian.Uint16(block[w.strip*64+i*2:]))
 				word := binary.LittleEndian.Uint32(unit[eight*4:])
 				v[c] = (float64(word>>[]int{0, 16, 4, 20, 8, 24, 12, 28}[e]&15) - 8) * sc[c]
 			}
@@ -166,7 +175,7 @@ func TestSkinnyPack(t *testing.T) {
 		for _, c := range []struct {
 			out, in, head int
 			order         rowOrder
-		}{{1, 1, 0, rowsPlain}, {67, 130, 0, rowsPlain}, {300, 896, 0, rowsPlain}, {160, 257, 80, rowsPaired}, {264, 333, 0, rowsGated}} {
+		}{{1, 8, 0, rowsPlain}, {67, 136, 0, rowsPlain}, {300, 896, 0, rowsPlain}, {160, 264, 80, rowsPaired}, {264, 336, 0, rowsGated}} {
 			for _, as := range skinnyTypes {
 				name := fmt.Sprint(c, as)
 				src := noise(rng, c.out*(c.in+3), 0.05, 0.002)
@@ -233,90 +242,50 @@ func near(t *testing.T, want, got []float64, err float64, msg string) {
 	require.LessOrEqual(t, math.Sqrt(d), err*math.Sqrt(n)+1e-12, msg)
 }
 
-// Plain products with bias, activation, scale and residual, in every type that x and the result may have: right, and every row the
-// same to the bit however many there are.
-func TestSkinnyLinear(t *testing.T) {
+// Products alone, of all shapes: right, and every row the same to the bit however many there are.
+func TestSkinnyProduct(t *testing.T) {
 	onDevice(t, func(s *stream) {
 		rng := rand.New(rand.NewPCG(3, 4))
-		for _, c := range [][2]int{{1, 1}, {40, 3}, {77, 131}, {300, 896}, {5000, 776}, {3584, 2600}, {131, 9000}} {
+		for _, c := range [][2]int{{1, 8}, {40, 24}, {77, 136}, {300, 896}, {5000, 776}, {3584, 2600}, {131, 9000}, {4300, 3592}} {
 			out, in := c[0], c[1]
 			for _, as := range skinnyTypes {
-				for flags := range int32(8) {
-					if flags != 0 && flags != 7 && in > 200 {
+				name := fmt.Sprint(out, in, as)
+				w := s.packed(t, rng, out, in, as, rowsPlain, 0)
+				value, _ := w.values(t, s)
+				x := rounded(noise(rng, skinnyRows*(in+8), 1, 0))
+				at := s.put(t, bytesOf16(x))
+				var first []float32
+				for _, rows := range []int{32, 1, 2, 5, 8, 9, 16, 17, 31} {
+					dst := s.fenced(t, ((rows-1)*(out+1)+out)*4)
+					s.skinny(w, skinnyArgs{mode: modeLogits, rows: int32(rows), x: at, ldx: int32(in + 8), out: dst.p, ldo: int32(out + 1)})
+					all := dst.floats(t, s)
+					s.d.free(dst.p - fence)
+					var got []float32
+					for r := range rows {
+						got = append(got, all[r*(out+1):][:out]...)
+						if r+1 < rows {
+							require.True(t, math.IsNaN(float64(all[r*(out+1)+out])), name)
+						}
+					}
+					if first != nil {
+						require.Equal(t, first[:len(got)], got, "%s: %d rows", name, rows)
 						continue
 					}
-					name := fmt.Sprint(out, in, as, flags)
-					w := s.packed(t, rng, out, in, as, rowsPlain, 0)
-					value, _ := w.values(t, s)
-					x, bias, scale := noise(rng, skinnyRows*(in+1), 1, 0), noise(rng, out, 1, 0), noise(rng, out, 1, 0)
-					res := noise(rng, skinnyRows*(out+2), 1, 0)
-					for i, f := range x {
-						x[i] = float32(fromBF16(toBF16(f)))
-					}
-					for i, f := range res {
-						res[i] = float32(fromBF16(toBF16(f)))
-					}
-					bytes := func(v []float32, wide int32) []byte {
-						if flags&wide != 0 {
-							return bytesOf(v)
-						}
-						return bytesOf16(rounded(v))
-					}
-					k := skinnyArgs{
-						mode: skinnyLinear, flags: flags, act: int32(compute.GELU), bias: s.put(t, bytesOf(bias)), scale: s.put(t, bytesOf(scale)),
-						x: s.put(t, bytes(x, skinnyX32)), ldx: int32(in + 1), residual: s.put(t, bytes(res, skinnyRes32)), ldr: int32(out + 2),
-						ldo: int32(out + 1),
-					}
-					var first []float64
-					for _, rows := range []int{32, 1, 2, 5, 8, 9, 16, 17, 31} {
-						size := 2
-						if flags&skinnyOut32 != 0 {
-							size = 4
-						}
-						dst := s.fenced(t, ((rows-1)*(out+1)+out)*size)
-						k.out, k.rows = dst.p, int32(rows)
-						s.skinny(w, &k)
-						var all []float64
-						if size == 4 {
-							for _, f := range dst.floats(t, s) {
-								all = append(all, float64(f))
+					first = got
+					var want, is []float64
+					for _, r := range []int{0, 7, 8, 30, 31} {
+						for n := range out {
+							var sum float64
+							for i := range in {
+								sum += fromBF16(x[r*(in+8)+i]) * value[n][i]
 							}
-						} else {
-							for _, b := range dst.halves(t, s) {
-								all = append(all, fromBF16(b))
-							}
+							want, is = append(want, sum), append(is, float64(got[r*out+n]))
 						}
-						s.d.free(dst.p - fence)
-						var got []float64
-						for r := range rows {
-							got = append(got, all[r*(out+1):][:out]...)
-							if r+1 < rows {
-								require.True(t, math.IsNaN(all[r*(out+1)+out]), name)
-							}
-						}
-						if first != nil {
-							require.Equal(t, first[:len(got)], got, "%s: %d rows", name, rows)
-							continue
-						}
-						first = got
-						want := make([]float64, 0, len(got))
-						for r := range rows {
-							for n := range out {
-								sum := float64(bias[n])
-								for i := range in {
-									sum += float64(x[r*(in+1)+i]) * value[n][i]
-								}
-								sum *= 0.5 * math.Erfc(-sum/math.Sqrt2)
-								want = append(want, sum*float64(scale[n])+float64(res[r*(out+2)+n]))
-							}
-						}
-						near(t, want, got, map[int]float64{2: 3e-3, 4: 1e-5}[size], name)
 					}
-					for _, p := range []devptr{k.bias, k.scale, k.x, k.residual} {
-						s.d.free(p)
-					}
-					s.d.freeSkinny(w)
+					near(t, want, is, 1e-5, name)
 				}
+				s.d.free(at)
+				s.d.freeSkinny(w)
 			}
 		}
 	})
@@ -371,16 +340,17 @@ func skinnyLayer(t *testing.T, as compute.DType, hidden, heads, kvHeads, headDim
 		run := func(rows int) results {
 			s.upload(r.x, bytesOf(x))
 			q, k, v := s.fenced(t, rows*a.ldq*2), s.fenced(t, pages*kvHeads*64*headDim*2), s.fenced(t, pages*kvHeads*64*headDim*2)
-			mid, logits := s.fenced(t, rows*mlp*2), s.fenced(t, rows*340*4)
+			mid, logits := s.fenced(t, rows*mlp*2), s.fenced(t, max(rows, 3)*340*4)
 			a.rows, a.q, a.k, a.v = rows, q.p, k.p, v.p
+			wanted := 3
+			if rows == skinnyRows {
+				wanted = rows
+			}
 			s.skinnyBegin(r, normAt, rows)
 			s.skinnyQKV(qkv, r, a)
 			s.skinnyAdd(out, r, attAt, heads*headDim, nextAt, rows)
 			s.skinnyGated(gate, r, eps, mid.p, mlp, rows)
-			s.skinnyLogits(head, r, eps, pickAt, logits.p, 340, min(rows, 3))
-			if rows == skinnyRows {
-				s.skinnyLogits(head, r, eps, pickAt, logits.p, 340, rows)
-			}
+			s.skinnyLogits(head, r, eps, pickAt, logits.p, 340, wanted)
 			h, sum := make([]byte, rows*hidden*2), make([]float32, rows*hidden)
 			s.download(h, r.h)
 			s.download(bytesOf(sum), r.x)
@@ -396,12 +366,19 @@ func skinnyLayer(t *testing.T, as compute.DType, hidden, heads, kvHeads, headDim
 		got := run(skinnyRows)
 
 		// The same in float64, from the rounded inputs that each product has.
+		value := map[*skinny][][]float64{}
+		for _, w := range []*skinny{qkv, out, gate, head} {
+			value[w], _ = w.values(t, s)
+		}
 		product := func(w *skinny, in func(row, i int) float64, row int) []float64 {
-			value, _ := w.values(t, s)
+			x := make([]float64, w.in)
+			for i := range x {
+				x[i] = in(row, i)
+			}
 			y := make([]float64, w.out)
 			for n := range y {
-				for i := range w.in {
-					y[n] += value[n][i] * in(row, i)
+				for i, v := range value[w][n] {
+					y[n] += v * x[i]
 				}
 			}
 			return y
@@ -416,7 +393,8 @@ func skinnyLayer(t *testing.T, as compute.DType, hidden, heads, kvHeads, headDim
 		half := headDim / 2
 		for _, row := range []int{0, 2, 13, 31} {
 			before, after := x[row*hidden:][:hidden], got.x[row*hidden:][:hidden]
-			y := product(qkv, func(r, i int) float64 { return fromBF16(toBF16(x[r*hidden+i]*norm[i])) * rms(before) }, row)
+			scaleBefore := rms(before)
+			y := product(qkv, func(r, i int) float64 { return fromBF16(toBF16(x[r*hidden+i]*norm[i])) * scaleBefore }, row)
 			turned := make([]float64, all)
 			for n := range y {
 				y[n] += float64(bias[n])
@@ -459,7 +437,11 @@ func skinnyLayer(t *testing.T, as compute.DType, hidden, heads, kvHeads, headDim
 			}
 			near(t, y, sum, 1e-5, "residual stream")
 			require.Equal(t, wantH, h)
-			in := func(r, i int) float64 { return fromBF16(got.h[r*hidden+i]) * rms(got.x[r*hidden:][:hidden]) }
+			scale := make([]float64, skinnyRows)
+			for r := range scale {
+				scale[r] = rms(got.x[r*hidden:][:hidden])
+			}
+			in := func(r, i int) float64 { return fromBF16(got.h[r*hidden+i]) * scale[r] }
 			y = product(gate, in, row)
 			var mid []float64
 			for i := range mlp {
