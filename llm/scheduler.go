@@ -12,7 +12,7 @@ import (
 
 // Rows that one pass takes at most: of a question's prompt, which other answers wait for, and of warming, which questions wait for.
 const (
-	promptChunk = 2048
+	promptChunk = 4096
 	warmChunk   = 512
 )
 

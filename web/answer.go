@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"afterimage/ingest"
+	"afterimage/llm"
 	"afterimage/qa"
 )
 
@@ -93,8 +94,11 @@ func outcome(ctx context.Context, finish string, err error) (string, *statusDeta
 		return "cancelled", &statusDetails{Type: "cancelled", Reason: reason}
 	}
 	body := &errorBody{Type: "server_error", Code: "answer_failed", Message: clip(err.Error(), 300)}
-	if errors.Is(err, qa.ErrQuestion) {
+	switch {
+	case errors.Is(err, qa.ErrQuestion):
 		body.Type, body.Code = "invalid_request_error", "bad_question"
+	case errors.Is(err, llm.ErrBusy):
+		body.Code = "busy" // asking again later may help
 	}
 	return "failed", &statusDetails{Type: "failed", Error: body}
 }

@@ -171,7 +171,8 @@ func TestOutcomes(t *testing.T) {
 		"stop":     {said("stop", nil, "a", "", "b"), "completed", "", "ab"},
 		"length":   {said("length", nil, "a"), "incomplete", "max_output_tokens", "a"},
 		"coverage": {said("", nil), "completed", "", "whole"}, // nothing was emitted: the text is sent all the same
-		"failed":   {said("", errors.New("engine: no room"), "a"), "failed", "", "a"},
+		"failed":   {said("", errors.New("engine: no room"), "a"), "failed", "answer_failed", "a"},
+		"busy":     {said("", fmt.Errorf("engine: %w", llm.ErrBusy)), "failed", "busy", ""},
 		"time limit": {func(ctx context.Context, _ qa.Question, _ func(string) error) (qa.Answer, error) {
 			<-ctx.Done()
 			return qa.Answer{}, ctx.Err()
@@ -193,11 +194,12 @@ func TestOutcomes(t *testing.T) {
 			}
 			assert.Equal(t, c.text, text)
 			assert.Equal(t, c.status, at(ev, "response", "status"))
-			if c.why != "" {
+			switch {
+			case c.status == "failed":
+				assert.Equal(t, c.why, at(ev, "response", "status_details", "error", "code"))
+				assert.Contains(t, at(ev, "response", "status_details", "error", "message"), "engine: ")
+			case c.why != "":
 				assert.Equal(t, c.why, at(ev, "response", "status_details", "reason"))
-			}
-			if c.status == "failed" {
-				assert.Equal(t, "engine: no room", at(ev, "response", "status_details", "error", "message"))
 			}
 			if name == "coverage" {
 				assert.Equal(t, true, at(ev, "response", "from_coverage"))
