@@ -13,7 +13,7 @@ import (
 const (
 	opsStepRows  = 8
 	opsChunkRows = 512
-	opsPoolBytes = 128 << 20 // of K/V, unless one context takes more or four take less
+	opsPoolBytes = 48 << 20 // of K/V, unless one context takes more or four take less
 )
 
 // opsDecoder is a compute.Decoder for devices that have none of their own. K and V of a layer are pools of pages [pages*pageRows,
