@@ -29,6 +29,8 @@ typedef struct {
   void (*tile_bf16)(int rows, int k, const float *a, ptrdiff_t lda, const uint16_t *b, float *c, ptrdiff_t ldc);
   // the same from a panel of int8 [k, nr]
   void (*tile_i8)(int rows, int k, const float *a, ptrdiff_t lda, const int8_t *b, float *c, ptrdiff_t ldc);
+  // the same from a panel of int4 [k, nr/2] and its scales [groups, nr]
+  void (*tile_i4)(int rows, int k, const float *a, ptrdiff_t lda, const uint8_t *b, const float *scale, float *c, ptrdiff_t ldc);
   void (*widen_bf16)(int k, const uint16_t *b, float *out); // to [k, nr]
   void (*widen_i8)(int k, const int8_t *b, float *out);
   void (*widen_i4)(int k, const uint8_t *b, const float *scale, float *out); // k of one group, times its scales [nr]

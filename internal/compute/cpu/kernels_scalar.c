@@ -17,6 +17,7 @@ const af_kernels af_scalar = {
     .tile_f32 = tile_f32,
     .tile_bf16 = tile_bf16,
     .tile_i8 = tile_i8,
+    .tile_i4 = tile_i4,
     .widen_bf16 = widen_bf16,
     .widen_i8 = widen_i8,
     .widen_i4 = widen_i4,

@@ -2,7 +2,7 @@
 // inner dimension, so nothing is blocked over k: a panel streams through L2 once per block of rows.
 //
 //   rows <= AF_SKINNY   panels widened in registers: bound by memory, and each row's sums are the same whatever rows are with
-//                       it. int4 is widened to float32 first. With VNNI, int8 weights meet activations of 16 bits, as two passes of 8.
+//                       it. With VNNI, int8 weights meet activations of 16 bits, as two passes of 8.
 //   rows >  AF_SKINNY   where the machine multiplies bfloat16 or int8 pairs, activations are rounded first;
 //                       else a panel is widened to float32 once per block of rows.
 #include "kernels.h"
@@ -30,12 +30,18 @@ static void finish(const linear *c, int row, int rows, int p, const float *sums)
   c->d->k->finish(&c->f, row, rows, col, af_min(nr, c->w->out - col), sums, nr);
 }
 
-static void float_tile(const linear *c, int row, int rows, const void *panel, int layout, float *sums) {
+static const float *scales_at(const linear *c, int p) {
+  const af_weight *w = c->w;
+  return w->groupscale + (size_t)p * (size_t)((w->in + AF_I4_GROUP - 1) / AF_I4_GROUP) * (size_t)w->nr;
+}
+
+static void float_tile(const linear *c, int row, int rows, int p, const void *panel, int layout, float *sums) {
   const af_kernels *k = c->d->k;
   const float *a = c->x.p + row * c->x.stride;
   int in = c->w->in;
   switch (layout) {
   case AF_PANEL_F32: k->tile_f32(rows, in, a, c->x.stride, panel, k->nr, sums, k->nr, 0); return;
+  case AF_PANEL_I4: k->tile_i4(rows, in, a, c->x.stride, panel, scales_at(c, p), sums, k->nr); return;
   case AF_PANEL_BF16: k->tile_bf16(rows, in, a, c->x.stride, panel, sums, k->nr); return;
   default: k->tile_i8(rows, in, a, c->x.stride, panel, sums, k->nr); return;
   }
@@ -44,7 +50,7 @@ static void float_tile(const linear *c, int row, int rows, const void *panel, in
 static void widen_i4(const linear *c, int p, float *wide) {
   const af_weight *w = c->w;
   const uint8_t *panel = panel_at(c, p);
-  const float *scale = w->groupscale + (size_t)p * (size_t)((w->in + AF_I4_GROUP - 1) / AF_I4_GROUP) * (size_t)w->nr;
+  const float *scale = scales_at(c, p);
   for (int k = 0; k < w->in; k += AF_I4_GROUP, scale += w->nr)
     c->d->k->widen_i4(af_min(AF_I4_GROUP, w->in - k), panel + (size_t)k * (size_t)w->nr / 2, scale, wide + (size_t)k * (size_t)w->nr);
 }
@@ -76,7 +82,7 @@ static void float_job(void *ctx, int job, int worker) {
     }
     for (int r = from; r < to; r += k->mr) {
       int rows = af_min(k->mr, to - r);
-      float_tile(c, r, rows, panel, as, sums);
+      float_tile(c, r, rows, p, panel, as, sums);
       finish(c, r, rows, p, sums);
     }
   }
@@ -206,7 +212,6 @@ static int skinny(af_device *d, linear *c) {
   if (w->layout != AF_PANEL_I8X4) {
     c->row_blocks = 1;
     c->rows_per_job = c->x.rows;
-    if (w->layout == AF_PANEL_I4 && wide_panels(d, c)) return AF_NOMEM;
     af_pool_run(d->pool, jobs, float_job, c);
     return AF_OK;
   }

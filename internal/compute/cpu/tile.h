@@ -55,6 +55,21 @@ INL void tile_i8_rows(const int rows, int k, const float *a, ptrdiff_t lda, cons
   tile_store(rows, s, c, ldc);
 }
 
+// Whole groups of int4 are summed before they are scaled.
+INL void tile_i4_rows(const int rows, int k, const float *a, ptrdiff_t lda, const uint8_t *b, const float *scale, float *c, ptrdiff_t ldc) {
+  for (int add = 0; k > 0; k -= AF_I4_GROUP, scale += NR, add = 1) {
+    vf s[MR][NV], w[NV];
+    tile_load(rows, s, c, ldc, 0);
+    for (int i = 0; i < af_min(k, AF_I4_GROUP); i++, a++, b += NR / 2) {
+      UNROLL for (int j = 0; j < NV / 2; j++) v_i4x2(b + j * VN, &w[j], &w[j + NV / 2]);
+      tile_step(rows, s, a, lda, w);
+    }
+    UNROLL for (int i = 0; i < rows; i++)
+      UNROLL for (int j = 0; j < NV; j++) s[i][j] = v_fma(s[i][j], v_load(scale + j * VN), add ? v_load(c + i * ldc + j * VN) : v_set1(0));
+    tile_store(rows, s, c, ldc);
+  }
+}
+
 // A constant number of rows keeps the sums in registers.
 #define EACH_ROWS(CASE) \
   CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
@@ -77,6 +92,12 @@ FN void tile_i8(int rows, int k, const float *a, ptrdiff_t lda, const int8_t *b,
 #undef CASE
 }
 
+FN void tile_i4(int rows, int k, const float *a, ptrdiff_t lda, const uint8_t *b, const float *scale, float *c, ptrdiff_t ldc) {
+#define CASE(n) case n: if (n <= MR) tile_i4_rows(n <= MR ? n : 1, k, a, lda, b, scale, c, ldc); return;
+  switch (rows) { EACH_ROWS(CASE) }
+#undef CASE
+}
+
 FN void widen_bf16(int k, const uint16_t *b, float *out) {
   for (int i = 0; i < k; i += 2, b += 2 * NR, out += 2 * NR)
     for (int j = 0; j < NV; j++) {
@@ -93,8 +114,10 @@ FN void widen_i8(int k, const int8_t *b, float *out) {
 
 FN void widen_i4(int k, const uint8_t *b, const float *scale, float *out) {
   for (; k > 0; k--, b += NR / 2, out += NR)
-    for (int j = 0; j < NR / 2; j++) {
-      out[j] = (float)((b[j] & 15) - 8) * scale[j];
-      out[j + NR / 2] = (float)((b[j] >> 4) - 8) * scale[j + NR / 2];
+    for (int j = 0; j < NV / 2; j++) {
+      vf low, high;
+      v_i4x2(b + j * VN, &low, &high);
+      v_store(out + j * VN, low * v_load(scale + j * VN));
+      v_store(out + NR / 2 + j * VN, high * v_load(scale + NR / 2 + j * VN));
     }
 }

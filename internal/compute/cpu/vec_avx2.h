@@ -37,6 +37,11 @@ INL float v_peak(vf a) {
 }
 INL vf v_i32(const int32_t *p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INL vf v_i8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))); }
+INL void v_i4x2(const uint8_t *p, vf *low, vf *high) {
+  __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)), eight = _mm256_set1_epi32(8);
+  *low = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(v, _mm256_set1_epi32(15)), eight));
+  *high = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(v, 4), eight));
+}
 INL void v_bf16x2(const uint16_t *p, vf *even, vf *odd) {
   __m256i v = _mm256_loadu_si256((const __m256i *)p);
   *even = _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));

@@ -22,6 +22,12 @@ INL float v_sum(vf a) { return _mm512_reduce_add_ps(a); }
 INL float v_peak(vf a) { return _mm512_reduce_max_ps(a); }
 INL vf v_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 INL vf v_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+INL void v_i4x2(const uint8_t *p, vf *low, vf *high) { // a table look-up by the lowest four bits
+  __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+  __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  *low = _mm512_permutexvar_ps(v, table);
+  *high = _mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), table);
+}
 INL void v_bf16x2(const uint16_t *p, vf *even, vf *odd) {
   __m512i v = _mm512_loadu_si512(p);
   *even = _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));

@@ -22,6 +22,8 @@ INL float v_sum(vf a) { return a; }
 INL float v_peak(vf a) { return a; }
 INL vf v_i32(const int32_t *p) { return (float)*p; }
 INL vf v_i8(const int8_t *p) { return (float)*p; }
+// 2·VN int4 values, each 8 too large: of the low halves of VN bytes, and of the high ones
+INL void v_i4x2(const uint8_t *p, vf *low, vf *high) { *low = (float)((*p & 15) - 8), *high = (float)((*p >> 4) - 8); }
 INL void v_bf16x2(const uint16_t *p, vf *even, vf *odd) { *even = af_from_bf16(p[0]), *odd = af_from_bf16(p[1]); }
 // 2^n·x for whole n in [-126, 127]
 INL vf v_ldexp(vf x, vf n) {
