@@ -48,6 +48,7 @@ type decodeAttention struct {
 type decodeKernel struct {
 	name            string
 	threads, shared uint32
+	perSM           int // blocks that a multiprocessor runs at a time
 }
 
 // newDecodeAttention is for sequences of up to so many keys and heads of 64, 80, 96 or 128; smaller ones are widened with zeros by the
@@ -69,8 +70,8 @@ func (d *device) newDecodeAttention(heads, kvHeads, headDim, keys int) (*decodeA
 		}
 	}
 	var err error
-	// One block a multiprocessor: the next kernel's blocks find room beside them.
-	if a.planner, err = newDecodePlanner(heads, kvHeads, d.info.SMs, wide); err != nil {
+	grids := [2]int{d.info.SMs * a.kernels[0].perSM, d.info.SMs * a.kernels[1].perSM}
+	if a.planner, err = newDecodePlanner(heads, kvHeads, wide, grids); err != nil {
 		return nil, err
 	}
 	slots := int64(maxDecodeSlots(decodeRows, keys))
@@ -86,16 +87,22 @@ func (d *device) newDecodeAttention(heads, kvHeads, headDim, keys int) (*decodeA
 
 // decodeTMAKernel says what decode_sm90.cu says of its shared memory.
 func decodeTMAKernel(headDim, rows int) decodeKernel {
-	stages, threads := 4, 256+32
-	if headDim == 64 {
+	stages, threads, perSM := 4, 256+32, 1
+	switch {
+	case headDim == 64:
 		stages = 6
+	case headDim == 80 && rows <= 16:
+		stages = 5
 	}
-	if rows > 16 {
+	switch {
+	case rows > 16:
 		threads = 256 + 128
+	case headDim < 128:
+		perSM = 2
 	}
 	parts := (headDim + 63) / 64
 	return decodeKernel{fmt.Sprintf("decode_tma_%d_%d", headDim, rows), uint32(threads),
-		uint32(stages*(128*headDim*2+16) + rows*(128*parts+2*128+32+32+8+16+4) + 1024)}
+		uint32(stages*(128*headDim*2+16) + rows*(128*parts+2*128+32+32+8+16+4) + 1024), perSM}
 }
 
 // decodeMMAKernel says what decode.cu says.
@@ -107,7 +114,7 @@ func decodeMMAKernel(headDim, tiles int) decodeKernel {
 	}
 	pitch, rows := 2*headDim+16, 16*tiles
 	return decodeKernel{fmt.Sprintf("decode_%d_%d", headDim, tiles), uint32(32 * warps),
-		uint32(stages*keys*pitch + rows*(pitch+2*keys+16+4*slices+16))}
+		uint32(stages*keys*pitch + rows*(pitch+2*keys+16+4*slices+16)), 1}
 }
 
 func (a *decodeAttention) close() {
@@ -118,8 +125,11 @@ func (a *decodeAttention) close() {
 
 // planBytes and tableBytes are the most that plan returns.
 func (a *decodeAttention) planBytes() int {
-	units := maxDecodeUnits(decodeRows, a.keys, a.kvHeads, a.planner.blocks)
-	return decodeHeader + (units+1)*a.planner.blocks*int(unsafe.Sizeof(decodeUnit{}))
+	most := 0
+	for _, blocks := range a.planner.grids {
+		most = max(most, (maxDecodeUnits(decodeRows, a.keys, a.kvHeads, blocks)+1)*blocks)
+	}
+	return decodeHeader + most*int(unsafe.Sizeof(decodeUnit{}))
 }
 
 func (a *decodeAttention) tableBytes() int {
@@ -129,18 +139,23 @@ func (a *decodeAttention) tableBytes() int {
 // plan returns the page tables and the plan of a pass, valid until the next call, and whether it needs the kernel for many rows over
 // the same keys.
 func (a *decodeAttention) plan(segs []decodeSegment) (tables, plan []byte, wide bool, err error) {
+	return a.planFor(segs, false)
+}
+
+// planFor is plan, or with wide for the kernel for many rows in any case.
+func (a *decodeAttention) planFor(segs []decodeSegment, wide bool) (tables, plan []byte, _ bool, err error) {
 	for i := range segs {
 		if n := segs[i].past + segs[i].rows; n > a.keys {
 			return nil, nil, false, fmt.Errorf("cuda: decode attention: segment %d: %d keys, at most %d", i, n, a.keys)
 		}
 	}
-	if err := a.planner.plan(segs); err != nil {
+	if err := a.planner.plan(segs, wide); err != nil {
 		return nil, nil, false, err
 	}
 	if len(a.planner.bytes) > a.planBytes() || len(a.planner.pages)*4 > a.tableBytes() {
 		return nil, nil, false, fmt.Errorf("cuda: decode attention: a plan of %d bytes for %d pages", len(a.planner.bytes), len(a.planner.pages))
 	}
-	return bytesOf(a.planner.pages), a.planner.bytes, a.planner.widest() > 16, nil
+	return bytesOf(a.planner.pages), a.planner.bytes, a.planner.wide, nil
 }
 
 // decodeKV is K and V of a layer: pools bf16 [page][kvHeads][64][headDim].
@@ -155,6 +170,17 @@ func (a *decodeAttention) kv(k, v devptr, pages int) (decodeKV, error) {
 	if !a.tma {
 		return x, nil
 	}
+	rows, row := uint64(pages)*uint64(a.kvHeads)*pageRows, uint64(2*a.headDim)
+	if a.headDim == 128 { // one copy takes both halves
+		for to, base := range map[*tensorMap]devptr{&x.kMap[0]: k, &x.vMap[0]: v} {
+			m, err := a.d.tensorMap(mapBF16, base, []uint64{64, rows, 2}, []uint64{row, 128}, []uint32{64, pageRows, 2}, swizzle128)
+			if err != nil {
+				return x, err
+			}
+			*to = m
+		}
+		return x, nil
+	}
 	for i, cols := range []int{64, a.headDim - 64} {
 		if cols == 0 {
 			break
@@ -164,8 +190,7 @@ func (a *decodeAttention) kv(k, v devptr, pages int) (decodeKV, error) {
 			to   *tensorMap
 			base devptr
 		}{{&x.kMap[i], k}, {&x.vMap[i], v}} {
-			m, err := a.d.tensorMap(mapBF16, p.base, []uint64{uint64(a.headDim), uint64(pages) * uint64(a.kvHeads) * pageRows},
-				[]uint64{uint64(2 * a.headDim)}, []uint32{uint32(cols), pageRows}, swizzle)
+			m, err := a.d.tensorMap(mapBF16, p.base, []uint64{uint64(a.headDim), rows}, []uint64{row}, []uint32{uint32(cols), pageRows}, swizzle)
 			if err != nil {
 				return x, err
 			}
@@ -195,14 +220,14 @@ func (a *decodeAttention) run(s *stream, c decodeCall) {
 	if scale == 0 {
 		scale = float32(1 / math.Sqrt(float64(a.headDim)))
 	}
-	k, early := a.kernels[0], int32(0)
+	k, blocks, early := a.kernels[0], a.planner.grids[0], int32(0)
 	if c.wide {
-		k = a.kernels[1]
+		k, blocks = a.kernels[1], a.planner.grids[1]
 	}
 	if c.early {
 		early = 1
 	}
-	grid, block := [3]uint32{uint32(a.planner.blocks), 1, 1}, [3]uint32{k.threads, 1, 1}
+	grid, block := [3]uint32{uint32(blocks), 1, 1}, [3]uint32{k.threads, 1, 1}
 	if a.tma {
 		start(s, k.name, grid, block, k.shared, &decodeTMAArgs{
 			k: c.kv.kMap, v: c.kv.vMap, q: c.q, plan: c.plan, pages: c.tables, o: a.o, lse: a.lse, stride: int32(c.qStride),
@@ -214,7 +239,11 @@ func (a *decodeAttention) run(s *stream, c decodeCall) {
 			heads: int32(a.heads), kvHeads: int32(a.kvHeads), scale: scale, early: early,
 		}, launchPDL)
 	}
-	start(s, "decode_merge", [3]uint32{uint32(a.heads), uint32(c.rows), 1}, [3]uint32{512, 1, 1}, 0, &decodeMergeArgs{
+	merge, threads := "decode_merge_few", uint32(512)
+	if c.rows*a.heads > 2*a.d.info.SMs {
+		merge, threads = "decode_merge_many", 256
+	}
+	start(s, merge, [3]uint32{uint32(a.heads), uint32(c.rows), 1}, [3]uint32{threads, 1, 1}, 0, &decodeMergeArgs{
 		out: c.out, o: a.o, lse: a.lse, plan: c.plan, stride: int32(c.outStride), heads: int32(a.heads), headDim: int32(a.headDim), early: early,
 	}, launchPDL)
 }

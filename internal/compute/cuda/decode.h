@@ -61,8 +61,9 @@ struct af_decode_merge_args {
 
 // On Hopper: the same, with K and V described by tensor maps.
 struct af_decode_tma_args {
-  alignas(64) unsigned char k[2][128], v[2][128]; // CUtensorMap of [rows of all pages and heads][head_dim], boxes of 64 rows: the first 64
-                                                  // columns, and the rest
+  // CUtensorMaps of [rows of all pages and heads][head_dim]: boxes of 64 rows of the first 64 columns and of the rest, or for heads of
+  // 128 as [2][rows][64] boxes of both halves.
+  alignas(64) unsigned char k[2][128], v[2][128];
   const uint16_t *q;
   const af_decode_plan *plan;
   const int32_t *pages;

@@ -3,6 +3,7 @@ package cuda
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -80,13 +81,16 @@ func TestDecodePlan(t *testing.T) {
 				}
 			}
 			const blocks = 132
-			p, err := newDecodePlanner(c.heads, c.kvHeads, blocks, 128)
+			p, err := newDecodePlanner(c.heads, c.kvHeads, 128, [2]int{blocks, blocks})
 			require.NoError(t, err)
-			require.NoError(t, p.plan(segs))
-			require.NoError(t, p.plan(segs), "a second plan in the same memory")
+			require.NoError(t, p.plan(segs, false))
+			require.NoError(t, p.plan(segs, false), "a second plan in the same memory")
 			require.Len(t, p.rows, rows)
 			assert.LessOrEqual(t, len(p.groups), decodeGroups)
 			assert.LessOrEqual(t, p.widest(), 128)
+
+			loads := append([]uint64(nil), p.loads...)
+			assert.LessOrEqual(t, slices.Max(loads)>>16, slices.Min(loads)>>16+1056, "equal work")
 
 			seen := make([]map[int]int, rows*c.kvHeads)
 			for i := range seen {
@@ -139,9 +143,9 @@ func TestDecodePlan(t *testing.T) {
 }
 
 func TestDecodePlanTree(t *testing.T) {
-	p, err := newDecodePlanner(2, 1, 4, 64)
+	p, err := newDecodePlanner(2, 1, 64, [2]int{4, 4})
 	require.NoError(t, err)
-	require.NoError(t, p.plan([]decodeSegment{{past: 5, rows: 6, parents: []int32{-1, 0, 0, 1, -1, 4}, pages: []int32{3}}}))
+	require.NoError(t, p.plan([]decodeSegment{{past: 5, rows: 6, parents: []int32{-1, 0, 0, 1, -1, 4}, pages: []int32{3}}}, false))
 	var masks []uint32
 	for _, r := range p.rows {
 		masks = append(masks, r.mask)
@@ -151,10 +155,10 @@ func TestDecodePlanTree(t *testing.T) {
 
 func TestDecodePlanRefuses(t *testing.T) {
 	for _, c := range [][3]int{{3, 2, 4}, {0, 1, 4}, {65, 1, 4}, {1, 1, 0}} {
-		_, err := newDecodePlanner(c[0], c[1], c[2], 64)
+		_, err := newDecodePlanner(c[0], c[1], 64, [2]int{4, c[2]})
 		assert.Error(t, err, "%v", c)
 	}
-	p, err := newDecodePlanner(2, 1, 4, 64)
+	p, err := newDecodePlanner(2, 1, 64, [2]int{4, 4})
 	require.NoError(t, err)
 	for _, g := range []decodeSegment{
 		{past: 1, rows: 0, pages: []int32{0}},
@@ -165,6 +169,6 @@ func TestDecodePlanRefuses(t *testing.T) {
 		{past: 1, rows: 2, parents: []int32{-1, 1}, pages: []int32{0}},
 		{past: 1, rows: 2, parents: []int32{-2, 0}, pages: []int32{0}},
 	} {
-		assert.Error(t, p.plan([]decodeSegment{g}), "%+v", g)
+		assert.Error(t, p.plan([]decodeSegment{g}, false), "%+v", g)
 	}
 }

@@ -56,7 +56,7 @@ struct row_info {
 template <int D, int N, int STAGES>
 struct layout {
 	static constexpr int PARTS = D > 64 ? 2 : 1, REST = D > 64 ? D - 64 : 64;
-	static constexpr int TILE = KEYS * D * 2, PART = KEYS * 128; // of a tile, and where its second part is
+	static constexpr int PAGE = 64 * D * 2, TILE = KEYS / 64 * PAGE, PART = 64 * 128; // PART: where the second part of a page begins
 	static constexpr int Q = STAGES * TILE, Q_PART = N * 128, P = Q + PARTS * Q_PART, P_HALF = N * 128;
 	static constexpr int TOP = P + 2 * P_HALF, SUM = TOP + N * 32, STEP = SUM + N * 32, ROW = STEP + N * 8, FROM = ROW + N * 16;
 	static constexpr int BAR = FROM + N * 4, BYTES = BAR + 2 * STAGES * 8 + 1024; // 1024: to align the start
@@ -100,8 +100,13 @@ struct decode90 {
 #pragma unroll
 					for (int i = 0; i < KEYS / 64; i++)
 						if (i < pages) {
-							tma_load_2d(base + s * L::TILE + i * 64 * 128, maps, full(s), 0, row[i]);
-							if (L::PARTS > 1) tma_load_2d(base + s * L::TILE + L::PART + i * 64 * 2 * L::REST, maps + 1, full(s), 64, row[i]);
+							const uint32_t to = base + s * L::TILE + i * L::PAGE;
+							if (D == 128) {
+								tma_load_3d(to, maps, full(s), 0, row[i], 0); // both parts
+							} else {
+								tma_load_2d(to, maps, full(s), 0, row[i]);
+								if (L::PARTS > 1) tma_load_2d(to + L::PART, maps + 1, full(s), 64, row[i]);
+							}
 						}
 					if (++s == STAGES) s = 0, round ^= 1;
 				}
@@ -120,12 +125,13 @@ struct decode90 {
 	}
 
 	// load_rows brings what is needed of a group's rows to shared memory, N of them.
-	__device__ __forceinline__ void load_rows(const af_decode_unit &u, int m_rows, int n) {
+	template <int N>
+	__device__ __forceinline__ void load_rows(const af_decode_unit &u, int m_rows) {
 		const int tid = threadIdx.x;
 		const af_decode_group *group = a.plan->group + (u.group & 127);
 		int *from = reinterpret_cast<int *>(smem + L::FROM);
 		bar_sync(1, CONSUMERS);
-		if (tid < n) {
+		if (tid < N) {
 			int4 w = make_int4(0, 0, 0, 0);
 			if (tid < m_rows) {
 				const int r = __ldg(group->row + tid / g), head = u.head * g + tid % g;
@@ -140,14 +146,20 @@ struct decode90 {
 			waited = true;
 		}
 		bar_sync(1, CONSUMERS);
-		for (int i = tid; i < n * (D / 8); i += CONSUMERS) {
-			const int m = i / (D / 8), c = i % (D / 8);
-			uint4 w = make_uint4(0, 0, 0, 0);
-			if (m < m_rows) w = *reinterpret_cast<const uint4 *>(a.q + from[m] + 8 * c);
+		constexpr int PIECES = (N * (D / 8) + CONSUMERS - 1) / CONSUMERS;
+		uint4 w[PIECES];
+#pragma unroll
+		for (int i = 0; i < PIECES; i++) {
+			const int m = (tid + CONSUMERS * i) / (D / 8), c = (tid + CONSUMERS * i) % (D / 8);
+			w[i] = m < m_rows ? *reinterpret_cast<const uint4 *>(a.q + from[m] + 8 * c) : make_uint4(0, 0, 0, 0);
+		}
+#pragma unroll
+		for (int i = 0; i < PIECES; i++) {
+			const int m = (tid + CONSUMERS * i) / (D / 8), c = (tid + CONSUMERS * i) % (D / 8);
 			const int at = c < 8 ? m * 128 + (c ^ (m & 7)) * 16
 								 : L::Q_PART + m * 2 * L::REST +
 									   ((c - 8) ^ (L::REST == 64 ? m & 7 : L::REST == 32 ? m >> 1 & 3 : m >> 2 & 1)) * 16;
-			*reinterpret_cast<uint4 *>(smem + L::Q + at) = w;
+			if (m < N) *reinterpret_cast<uint4 *>(smem + L::Q + at) = w[i];
 		}
 		smem_written();
 		bar_sync(1, CONSUMERS);
@@ -155,6 +167,9 @@ struct decode90 {
 
 	template <int N>
 	__device__ __forceinline__ void run(const af_decode_unit &u, int m_rows) {
+		const int now = (u.group & 127) << 8 | u.head;
+		if (loaded != now) load_rows<N>(u, m_rows);
+		loaded = now;
 		const int tid = threadIdx.x, wg = warp / 4;
 		float *tops = reinterpret_cast<float *>(smem + L::TOP), *sums = reinterpret_cast<float *>(smem + L::SUM); // [N][8 warps]
 		float2 *steps = reinterpret_cast<float2 *>(smem + L::STEP);
@@ -173,9 +188,9 @@ struct decode90 {
 #pragma unroll
 			for (int c = 0; c < D / 16; c++) {
 				if (c < 4)
-					Product<N>::template run<0>(s, desc_step(desc_k<64>(kt + 64 * wg * 128), 32 * c), desc_step(desc_k<64>(base + L::Q), 32 * c), c > 0);
+					Product<N>::template run<0>(s, desc_step(desc_k<64>(kt + wg * L::PAGE), 32 * c), desc_step(desc_k<64>(base + L::Q), 32 * c), c > 0);
 				else
-					Product<N>::template run<0>(s, desc_step(desc_k<L::REST>(kt + L::PART + 64 * wg * 2 * L::REST), 32 * (c - 4)),
+					Product<N>::template run<0>(s, desc_step(desc_k<L::REST>(kt + wg * L::PAGE + L::PART), 32 * (c - 4)),
 												desc_step(desc_k<L::REST>(base + L::Q + L::Q_PART), 32 * (c - 4)), 1);
 			}
 			wgmma_commit();
@@ -240,11 +255,12 @@ struct decode90 {
 			}
 			const uint32_t vt = next_tile();
 			if (off + KEYS > u.keys) { // the end of a sequence: what pages hold beyond it may be anything
-				const int valid = u.keys - off;
-				uint4 *rest = reinterpret_cast<uint4 *>(smem + (vt - base));
-				for (int i = valid * 8 + tid; i < KEYS * 8; i += CONSUMERS) rest[i] = make_uint4(0, 0, 0, 0);
-				if (L::PARTS > 1)
-					for (int i = valid * (L::REST / 8) + tid; i < KEYS * (L::REST / 8); i += CONSUMERS) rest[L::PART / 16 + i] = make_uint4(0, 0, 0, 0);
+				for (int i = (u.keys - off) * (D / 8) + tid; i < KEYS * (D / 8); i += CONSUMERS) {
+					const int row = i / (D / 8), c = i % (D / 8); // zeros need not mind the swizzle
+					uint8_t *page = smem + (vt - base) + row / 64 * L::PAGE;
+					*reinterpret_cast<uint4 *>(c < 8 ? page + row % 64 * 128 + 16 * c : page + L::PART + row % 64 * 2 * L::REST + 16 * (c - 8)) =
+						make_uint4(0, 0, 0, 0);
+				}
 			}
 			smem_written();
 			bar_sync(1, CONSUMERS);
@@ -255,9 +271,9 @@ struct decode90 {
 				for (int c = 0; c < KEYS / 16; c++) {
 					const uint64_t b = desc_step(desc_k<64>(base + L::P + c / 4 * L::P_HALF), 32 * (c % 4));
 					if (wg == 0)
-						Product<N>::template run<1>(o, desc_step(desc_mn<64>(vt, 0), c * 16 * 128), b, 1);
+						Product<N>::template run<1>(o, desc_step(desc_mn<64>(vt, 0), c / 4 * L::PAGE + c % 4 * 16 * 128), b, 1);
 					else
-						Product<N>::template run<1>(o, desc_step(desc_mn<L::REST>(vt + L::PART, 0), c * 16 * 2 * L::REST), b, 1);
+						Product<N>::template run<1>(o, desc_step(desc_mn<L::REST>(vt + L::PART, 0), c / 4 * L::PAGE + c % 4 * 16 * 2 * L::REST), b, 1);
 				}
 				wgmma_commit();
 				wgmma_wait<0>();
@@ -303,11 +319,6 @@ struct decode90 {
 			const af_decode_unit u = load_unit(at);
 			if (u.keys == 0) break;
 			const int m_rows = __ldg(&a.plan->group[u.group & 127].rows) * g;
-			const int now = (u.group & 127) << 8 | u.head;
-			if (loaded != now) {
-				loaded = now;
-				load_rows(u, m_rows, m_rows <= 8 ? 8 : m_rows <= 16 ? 16 : m_rows <= 32 ? 32 : m_rows <= 64 ? 64 : 128);
-			}
 			if (m_rows <= 8)
 				run<8>(u, m_rows);
 			else if (m_rows <= 16)
@@ -355,16 +366,19 @@ __device__ __forceinline__ void decode_tma(const af_decode_tma_args &a) {
 // Few rows need few registers; for many, a whole warpgroup beside the consumers gives its own up.
 constexpr int threads(int nmax) { return nmax > 16 ? CONSUMERS + 128 : CONSUMERS + 32; }
 
+// Tiles of small heads are soon used up, and units soon done: two blocks hide each other's waits.
+constexpr int blocks(int d, int nmax) { return d < 128 && nmax <= 16 ? 2 : 1; }
+
 } // namespace
 
 #define AF_DECODE(D, NMAX, STAGES)                                                                                              \
 	typedef af_decode_tma_args af_decode_tma_##D##_##NMAX##_args;                                                               \
-	AF_KERNEL(decode_tma_##D##_##NMAX, threads(NMAX), 1) { decode_tma<D, NMAX, STAGES>(a); }
+	AF_KERNEL(decode_tma_##D##_##NMAX, threads(NMAX), blocks(D, NMAX)) { decode_tma<D, NMAX, STAGES>(a); }
 
 #ifndef AF_HARNESS
 AF_DECODE(64, 16, 6)
 AF_DECODE(64, 128, 6)
-AF_DECODE(80, 16, 4)
+AF_DECODE(80, 16, 5)
 AF_DECODE(80, 128, 4)
 AF_DECODE(96, 16, 4)
 AF_DECODE(96, 128, 4)

@@ -85,7 +85,7 @@ func (r *decodeRun) close() {
 
 // attend runs a pass of rows [first, ...) of the case's queries and returns its output, rows of heads*dim.
 func (r *decodeRun) attend(t *testing.T, s *stream, segs []decodeSegment, first, more int, wide, early bool) []uint16 {
-	tables, plan, needs, err := r.a.plan(segs)
+	tables, plan, wide, err := r.a.planFor(segs, wide)
 	require.NoError(t, err)
 	rows := 0
 	for _, g := range segs {
@@ -101,7 +101,7 @@ func (r *decodeRun) attend(t *testing.T, s *stream, segs []decodeSegment, first,
 	}()
 	s.upload(r.a.o, slices.Repeat([]byte{0xff}, maxDecodeSlots(decodeRows, r.a.keys)*width*4))
 	r.a.run(s, decodeCall{
-		q: r.q + devptr(2*first*r.stride), qStride: r.stride, out: out.p, outStride: width, rows: rows + more, wide: needs || wide,
+		q: r.q + devptr(2*first*r.stride), qStride: r.stride, out: out.p, outStride: width, rows: rows + more, wide: wide,
 		kv: r.kv, tables: tp, plan: pp, early: early,
 	})
 	got := out.halves(t, s)
@@ -243,4 +243,24 @@ func TestDecodeAttentionRefuses(t *testing.T) {
 		assert.ErrorContains(t, err, "at most 100")
 		return nil
 	}))
+}
+
+// BenchmarkDecodeAttention reports TB/s of K/V of each shape that `afterimage bench kernels` times.
+func BenchmarkDecodeAttention(b *testing.B) {
+	d := openTest(b)
+	defer func() { require.NoError(b, d.Close()) }()
+	for _, major := range generations(d) {
+		d.info.Major = major
+		for _, c := range d.decodeBenchmarks() {
+			b.Run(fmt.Sprintf("%d: %s", major, c.Shape), func(b *testing.B) {
+				for range b.N {
+					t, err := c.Time(b.Context())
+					require.NoError(b, err)
+					b.ReportMetric(c.Bytes/t*1e-12, "TB/s")
+					b.ReportMetric(t*1e6, "us")
+				}
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
 }
