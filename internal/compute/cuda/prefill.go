@@ -56,7 +56,7 @@ var hopperPrefills = []prefillKernel{
 	hopperPrefill("prefill_sm90_64", 64, 3, 128, 2, 1),
 	hopperPrefill("prefill_sm90_64_short", 64, 3, 96, 3, 0.93),
 	hopperPrefill("prefill_sm90_80", 80, 3, 96, 2, 1),
-	hopperPrefill("prefill_sm90_96", 96, 3, 96, 2, 1),
+	hopperPrefill("prefill_sm90_96", 96, 3, 96, 3, 1),
 	hopperPrefill("prefill_sm90_128", 128, 2, 128, 2, 1),
 }
 
@@ -241,7 +241,11 @@ func (p *prefillPlan) run(s *stream, c prefillCall) {
 	if p.kernel.tma && !s.fail(p.maps(&a, c)) {
 		return
 	}
-	start(s, p.kernel.name, [3]uint32{p.blocks, 1, 1}, [3]uint32{p.kernel.threads, 1, 1}, p.kernel.shared, &a, 0)
+	overlap := launchFlags(0)
+	if p.kernel.tma { // the others do not wait for what is ahead of them
+		overlap = launchPDL
+	}
+	start(s, p.kernel.name, [3]uint32{p.blocks, 1, 1}, [3]uint32{p.kernel.threads, 1, 1}, p.kernel.shared, &a, overlap)
 	if p.splits > 0 {
 		m := prefillMergeArgs{
 			out: c.out, lse: c.lse, parts: p.at.parts, splits: p.at.splits, heads: int32(h.heads), headDim: int32(h.headDim),

@@ -11,10 +11,9 @@
 using namespace hopper;
 
 // D is the head size, padded with zeros; M and N are the query rows and keys of a tile.
-template <int D_, int WG_, int N_, int STAGES_, int QUERIES_ = 1, bool TURNS_ = true>
+template <int D_, int WG_, int N_, int STAGES_>
 struct Prefill {
-  static constexpr int D = D_, WG = WG_, N = N_, STAGES = STAGES_, QUERIES = QUERIES_;
-  static constexpr bool TURNS = TURNS_;
+  static constexpr int D = D_, WG = WG_, N = N_, STAGES = STAGES_;
   static constexpr int M = 64 * WG, THREADS = 128 * (WG + 1);
   static constexpr int REGS = WG == 2 ? 240 : 160, REGS_COPY = WG == 2 ? 24 : 32;
   // A tile lies in shared memory as chunks of W columns, each swizzled over its 2*W bytes of a row: the widest that divide D.
@@ -22,8 +21,8 @@ struct Prefill {
   static constexpr int PAGED_ROWS = N % 64 == 0 ? 64 : N % 32 == 0 ? 32 : 16; // that one copy takes from a page
   static constexpr uint32_t Q_CHUNK = 64 * W * 2, Q_BYTES = CHUNKS * Q_CHUNK; // of one warpgroup
   static constexpr uint32_t KV_CHUNK = N * W * 2, KV_BYTES = CHUNKS * KV_CHUNK;
-  static constexpr uint32_t K_AT = QUERIES * WG * Q_BYTES, V_AT = K_AT + STAGES * KV_BYTES, BARS_AT = V_AT + STAGES * KV_BYTES;
-  static constexpr uint32_t BARS = 2 * QUERIES * WG + 4 * STAGES;
+  static constexpr uint32_t K_AT = WG * Q_BYTES, V_AT = K_AT + STAGES * KV_BYTES, BARS_AT = V_AT + STAGES * KV_BYTES;
+  static constexpr uint32_t BARS = 2 * WG + 4 * STAGES;
   static constexpr uint32_t SMEM = BARS_AT + 8 * BARS;
   static_assert(Q_CHUNK % (W * 16) == 0 && KV_CHUNK % (W * 16) == 0 && SMEM <= 232448, "shared memory");
 };
@@ -36,10 +35,10 @@ struct Flag {
 // Addresses of an instance's barriers.
 template <typename T>
 struct Barriers {
-  static constexpr int Q = T::QUERIES * T::WG, S = T::STAGES;
+  static constexpr int Q = T::WG, S = T::STAGES;
   uint32_t base;
-  __device__ uint32_t q_full(int slot, int wg) const { return base + 8 * (slot * T::WG + wg); }
-  __device__ uint32_t q_empty(int slot, int wg) const { return base + 8 * (Q + slot * T::WG + wg); }
+  __device__ uint32_t q_full(int wg) const { return base + 8 * wg; }
+  __device__ uint32_t q_empty(int wg) const { return base + 8 * (Q + wg); }
   __device__ uint32_t k_full(int slot) const { return base + 8 * (2 * Q + slot); }
   __device__ uint32_t k_empty(int slot) const { return base + 8 * (2 * Q + S + slot); }
   __device__ uint32_t v_full(int slot) const { return base + 8 * (2 * Q + 2 * S + slot); }
@@ -59,7 +58,7 @@ struct Ring {
 // prefill_copy is the copying thread.
 template <typename T>
 static __device__ __forceinline__ void prefill_copy(const af_prefill_args &a, uint32_t smem, Barriers<T> bars) {
-  Ring<T::QUERIES> qr;
+  Ring<1> qr;
   Ring<T::STAGES> kr, vr;
   // load brings tile t of an item to slot s of a ring. Page numbers are fetched before the wait for the slot.
   auto load = [&](const CUtensorMap *map, uint32_t ring, uint32_t full, uint32_t empty, Ring<T::STAGES> &r, const af_prefill_item &it, int t) {
@@ -99,8 +98,8 @@ static __device__ __forceinline__ void prefill_copy(const af_prefill_args &a, ui
     keys(it, t);
 #pragma unroll
     for (int w = 0; w < T::WG; w++) {
-      uint32_t dst = smem + (qr.slot * T::WG + w) * T::Q_BYTES, full = bars.q_full(qr.slot, w);
-      mbar_wait(bars.q_empty(qr.slot, w), qr.parity ^ 1);
+      uint32_t dst = smem + w * T::Q_BYTES, full = bars.q_full(w);
+      mbar_wait(bars.q_empty(w), qr.parity ^ 1);
       mbar_expect(full, T::Q_BYTES);
 #pragma unroll
       for (int c = 0; c < T::CHUNKS; c++) {
@@ -238,16 +237,16 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
   uint64_t q_desc = desc_k<W>(smem + wg * T::Q_BYTES);
   uint64_t k_desc = desc_k<W>(smem + T::K_AT);
   uint64_t v_desc = desc_mn<W>(smem + T::V_AT, T::KV_CHUNK);
-  Ring<T::QUERIES> qr;
+  Ring<1> qr;
   Ring<T::STAGES> kr, vr;
   float o[D / 2], s[N / 2];
   uint32_t p[N / 4];
 
   auto start_scores = [&] {
-    uint64_t q = desc_step(q_desc, qr.slot * T::WG * T::Q_BYTES), k = desc_step(k_desc, kr.slot * T::KV_BYTES);
+    uint64_t k = desc_step(k_desc, kr.slot * T::KV_BYTES);
 #pragma unroll
     for (int i = 0; i < D; i += 16) {
-      Wgmma<N>::template ss<false>(s, desc_step(q, i / W * T::Q_CHUNK + i % W * 2), desc_step(k, i / W * T::KV_CHUNK + i % W * 2), i > 0);
+      Wgmma<N>::template ss<false>(s, desc_step(q_desc, i / W * T::Q_CHUNK + i % W * 2), desc_step(k, i / W * T::KV_CHUNK + i % W * 2), i > 0);
     }
     wgmma_commit();
   };
@@ -267,7 +266,7 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
     if (lane == 0) mbar_arrive(bar);
   };
   int next_wg = wg + 1 == T::WG ? 0 : wg + 1;
-  if (T::TURNS && wg == T::WG - 1) bar_arrive(1, 256); // the first turn is warpgroup 0's
+  if (wg == T::WG - 1) bar_arrive(1, 256); // the first turn is warpgroup 0's
 
   for (int i = a.first[blockIdx.x], n = a.first[blockIdx.x + 1]; i < n; i++) {
     int keys = a.items[i].keys, diagonal = a.items[i].diagonal; // the rest is read when it is needed, to keep registers free
@@ -276,9 +275,9 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
     int t = max(last, (min(keys, diagonal + 64 * wg + 64) + N - 1) / N - 1);
     int whole = max(last, min(keys, diagonal + 64 * wg + 1) / N);
     bool idle = 64 * wg >= a.items[i].rows; // it has no rows
-    mbar_wait(bars.q_full(qr.slot, wg), qr.parity);
+    mbar_wait(bars.q_full(wg), qr.parity);
     for (int skip = top; skip > t || (idle && skip >= last); skip--) {
-      if (T::TURNS && skip < top) {
+      if (skip < top) {
         bar_sync(1 + wg, 256);
         bar_arrive(1 + next_wg, 256);
       }
@@ -290,7 +289,7 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
       vr.next();
     }
     if (idle) {
-      release(bars.q_empty(qr.slot, wg));
+      release(bars.q_empty(wg));
       qr.next();
       continue;
     }
@@ -304,10 +303,10 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
       see[1] = min(keys, diagonal + row + 9) - from;
     };
     mbar_wait(bars.k_full(kr.slot), kr.parity);
-    if (T::TURNS && t < top) bar_sync(1 + wg, 256);
+    if (t < top) bar_sync(1 + wg, 256);
     wgmma_fence();
     start_scores();
-    if (T::TURNS && t < top) bar_arrive(1 + next_wg, 256);
+    if (t < top) bar_arrive(1 + next_wg, 256);
 #pragma unroll
     for (int j = 0; j < D / 2; j++) o[j] = 0;
     wgmma_wait<0>();
@@ -331,7 +330,7 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
 
     auto step = [&](auto masked) {
       mbar_wait(bars.k_full(kr.slot), kr.parity);
-      if (T::TURNS) bar_sync(1 + wg, 256);
+      bar_sync(1 + wg, 256);
       pin(s);
       pin(o);
       pin(p);
@@ -340,7 +339,7 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
       mbar_wait(bars.v_full(vr.slot), vr.parity);
       wgmma_fence();
       start_values();
-      if (T::TURNS) bar_arrive(1 + next_wg, 256);
+      bar_arrive(1 + next_wg, 256);
       wgmma_wait<1>();
       pin(s);
       release(bars.k_empty(kr.slot));
@@ -358,7 +357,7 @@ static __device__ __forceinline__ void prefill_multiply(const af_prefill_args &a
     };
     for (t--; t >= whole; t--) step(Flag<true>());
     for (; t >= last; t--) step(Flag<false>());
-    release(bars.q_empty(qr.slot, wg));
+    release(bars.q_empty(wg));
     qr.next();
 
     mbar_wait(bars.v_full(vr.slot), vr.parity);
@@ -402,9 +401,9 @@ static __device__ __forceinline__ void prefill(const af_prefill_args &a) {
     tma_prefetch_map(&a.q_map);
     tma_prefetch_map(&a.k_map);
     tma_prefetch_map(&a.v_map);
-    for (int w = 0; w < T::QUERIES * T::WG; w++) {
-      mbar_init(bars.q_full(0, w), 1);
-      mbar_init(bars.q_empty(0, w), 4);
+    for (int w = 0; w < T::WG; w++) {
+      mbar_init(bars.q_full(w), 1);
+      mbar_init(bars.q_empty(w), 4);
     }
     for (int s = 0; s < T::STAGES; s++) {
       mbar_init(bars.k_full(s), 1);
@@ -426,7 +425,6 @@ static __device__ __forceinline__ void prefill(const af_prefill_args &a) {
   }
 }
 
-#ifndef AF_PREFILL_NO_KERNELS
 #define AF_PREFILL(NAME, ...)                                                                                              \
   extern "C" __global__ void __launch_bounds__(__VA_ARGS__::THREADS, 1) af_##NAME(const __grid_constant__ af_prefill_args a) { \
     prefill<__VA_ARGS__>(a);                                                                                                \
@@ -437,11 +435,10 @@ static __device__ __forceinline__ void prefill(const af_prefill_args &a) {
 using Prefill64 = Prefill<64, 3, 128, 2>;
 using Prefill64Short = Prefill<64, 3, 96, 3>;
 using Prefill80 = Prefill<80, 3, 96, 2>;
-using Prefill96 = Prefill<96, 3, 96, 2>;
+using Prefill96 = Prefill<96, 3, 96, 3>;
 using Prefill128 = Prefill<128, 2, 128, 2>;
 AF_PREFILL(prefill_sm90_64, Prefill64)
 AF_PREFILL(prefill_sm90_64_short, Prefill64Short)
 AF_PREFILL(prefill_sm90_80, Prefill80)
 AF_PREFILL(prefill_sm90_96, Prefill96)
 AF_PREFILL(prefill_sm90_128, Prefill128)
-#endif
