@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"afterimage/ingest"
@@ -78,7 +79,7 @@ func Engine(ctx context.Context, rig Rig, o EngineOptions) (*EngineReport, error
 	if err := r.answer(ctx, rig.Model, entries, s.Epoch, o.Repetitions); err != nil {
 		return nil, err
 	}
-	name := rig.Machine.Model
+	name := filepath.Base(rig.Machine.Model)
 	prompt := fmt.Sprintf("%s %d", name, r.PromptTokens)
 	r.Rows = []Row{
 		{What: "encoding", Shape: name + " batch 4", Value: r.EncodeFPS, Unit: unitFrames},
@@ -92,7 +93,7 @@ func Engine(ctx context.Context, rig Rig, o EngineOptions) (*EngineReport, error
 
 // AddLikeness adds how near a model with weights held in fewer bits comes to the one that was timed.
 func (r *EngineReport) AddLikeness(weights string, l compute.Likeness) {
-	shape := fmt.Sprintf("%s %s, %d tokens", r.Machine.Model, weights, l.Tokens)
+	shape := fmt.Sprintf("%s %s, %d tokens", filepath.Base(r.Machine.Model), weights, l.Tokens)
 	r.Rows = append(r.Rows,
 		Row{What: "same next token as bf16", Shape: shape, Value: figures(100 * l.Agree), Unit: "%", Ceiling: 100},
 		Row{What: "divergence from bf16", Shape: shape, Value: figures(l.KL), Unit: "nats"},

@@ -34,8 +34,8 @@ func NewTimedEngine(name string, c *llm.Config, as compute.DType, e *llm.Engine)
 type TokenOptions struct {
 	Contexts    []int // 681, 11520: rows of memory before the question
 	Questions   int   // 16: asked at once in the last measurement
-	Repetitions int   // 5: of each first token
-	Tokens      int   // 128: of each answer
+	Repetitions int   // 3: of each first token
+	Tokens      int   // 64: of each answer
 	Progress    func(what string)
 }
 
@@ -48,7 +48,7 @@ func Tokens(ctx context.Context, e TimedEngine, top Ceilings, o TokenOptions) ([
 	if len(o.Contexts) == 0 {
 		o.Contexts = []int{681, 11520}
 	}
-	o.Questions, o.Repetitions, o.Tokens = def(o.Questions, 16), def(o.Repetitions, 5), def(o.Tokens, 128)
+	o.Questions, o.Repetitions, o.Tokens = def(o.Questions, 16), def(o.Repetitions, 3), def(o.Tokens, 64)
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"afterimage/internal/compute"
 )
@@ -17,7 +18,8 @@ func (d *device) Benchmarks() []compute.Benchmark {
 }
 
 // benchmark completes b: setup takes memory with d.alloc, fills it and returns what is to be timed, which is recorded reps times in a
-// graph with i from 0. To find its operands cold it goes round rotations of them, i%n. What setup took is given back afterwards.
+// graph with i from 0, or, when reps is alone, put in the stream by itself each time. To find its operands cold it goes round rotations
+// of them, i%n. What setup took is given back afterwards.
 func (d *device) benchmark(b compute.Benchmark, reps int, setup func(s *stream) (func(s *stream, i int), error)) compute.Benchmark {
 	b.Time = func(ctx context.Context) (seconds float64, err error) {
 		err = d.do(ctx, "timing "+b.What, func(s *stream) error {
@@ -37,17 +39,22 @@ func (d *device) benchmark(b compute.Benchmark, reps int, setup func(s *stream) 
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", b.What, b.Shape, err)
 			}
-			for i := range min(reps, 2) { // plans are made and scratch memory is taken before the recording
+			for i := range min(max(reps, 1), 2) { // plans are made and scratch memory is taken before the recording
 				run(s, i)
 			}
 			if s.err != nil {
 				return fmt.Errorf("%s, %s: %w", b.What, b.Shape, s.err)
 			}
-			t, err := d.time(reps, run)
+			if reps == alone {
+				seconds, err = s.timeAlone(func() { run(s, 0) })
+			} else {
+				var t time.Duration
+				t, err = d.time(reps, run)
+				seconds = t.Seconds()
+			}
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", b.What, b.Shape, err)
 			}
-			seconds = t.Seconds()
 			return nil
 		})
 		return seconds, err
@@ -79,35 +86,28 @@ func (d *device) rotations(bytes float64) int {
 	return min(64, max(1, int(3*float64(d.info.L2Bytes)/bytes)+1))
 }
 
+// alone is how ceilings are timed: a graph would leave large copies to the copy engines, which are far slower than the multiprocessors,
+// and products without a pause between them run into the power limit.
+const alone = 0
+
 // ceilings are what nothing on this device can be better than.
 func (d *device) ceilings() []compute.Benchmark {
 	const size = int64(2) << 30
-	copied := compute.Benchmark{What: compute.CeilingCopy, Shape: "2 GiB", Bytes: 2 * float64(size)}
-	copied.Time = func(ctx context.Context) (seconds float64, err error) {
-		err = d.do(ctx, "timing "+copied.What, func(s *stream) error {
-			from, err := d.randomBF16(s, size/2, 1)
-			if err != nil {
-				return err
-			}
-			defer d.free(from)
-			to, err := d.alloc(size)
-			if err != nil {
-				return err
-			}
-			defer d.free(to)
-			seconds, err = s.timeAlone(func() { s.copy(to, from, size) })
-			return err
-		})
-		return seconds, err
-	}
 	return []compute.Benchmark{
-		copied,
+		d.benchmark(compute.Benchmark{What: compute.CeilingCopy, Shape: "2 GiB", Bytes: 2 * float64(size)}, alone,
+			func(s *stream) (func(*stream, int), error) {
+				from, err := d.randomBF16(s, size/2, 1)
+				if err != nil {
+					return nil, err
+				}
+				to, err := d.alloc(size)
+				return func(s *stream, _ int) { s.copy(to, from, size) }, err
+			}),
 		d.matmulCeiling(),
 	}
 }
 
-// timeAlone is the median seconds of what fn puts in the stream, outside of any graph: a graph leaves large copies to the copy engines,
-// which are far slower than the multiprocessors.
+// timeAlone is the median seconds of what fn puts in the stream, outside of any graph and with a pause after each.
 func (s *stream) timeAlone(fn func()) (float64, error) {
 	from, err := newEvent()
 	if err != nil {
