@@ -70,31 +70,37 @@ AF_INLINE void load_vector(float (&v)[N], uint64_t at, uint32_t c, uint32_t cols
 	load_as<false>(v, t, 0, c, cols);
 }
 
-// A row of whole pieces is held in registers by a group of threads: P pieces of 8 columns each. group_sum adds over the group.
-template <int P, typename Sum>
-AF_INLINE void norm_held(const af_norm_args &a, uint32_t r, uint32_t thread, uint32_t threads, Sum group_sum) {
+// R rows of whole pieces are held in registers by a group of threads, P pieces of 8 columns of each, so that R rows are on their way at
+// once and share what is read of weights. group_sum adds over the group.
+template <int R, int P, typename Sum>
+AF_INLINE void norm_held(const af_norm_args &a, uint32_t row, uint32_t thread, uint32_t threads, Sum group_sum) {
 	const uint32_t cols = a.x.cols, first = thread * 8, step = threads * 8;
 	const float share = __frcp_rn((float)cols);
-	float v[P][8], sum = 0.f, mean = 0.f;
-	load_row(v, a.x, r, first, step);
-	if (a.bias) {
+	float v[R][P][8], inv[R];
+#pragma unroll
+	for (int r = 0; r < R; r++) load_row(v[r], a.x, min(row + r, a.x.rows - 1), first, step);
+#pragma unroll
+	for (int r = 0; r < R; r++) {
+		float sum = 0.f, mean = 0.f;
+		if (a.bias) {
+#pragma unroll
+			for (int p = 0; p < P; p++)
+#pragma unroll
+				for (int i = 0; i < 8; i++) sum += v[r][p][i];
+			mean = group_sum(sum) * share;
+			sum = 0.f;
+		}
 #pragma unroll
 		for (int p = 0; p < P; p++)
+			if (first + p * step < cols) {
 #pragma unroll
-			for (int i = 0; i < 8; i++) sum += v[p][i];
-		mean = group_sum(sum) * share;
-		sum = 0.f;
-	}
-#pragma unroll
-	for (int p = 0; p < P; p++)
-		if (first + p * step < cols) {
-#pragma unroll
-			for (int i = 0; i < 8; i++) {
-				v[p][i] -= mean;
-				sum += v[p][i] * v[p][i];
+				for (int i = 0; i < 8; i++) {
+					v[r][p][i] -= mean;
+					sum += v[r][p][i] * v[r][p][i];
+				}
 			}
-		}
-	const float inv = rsqrtf(group_sum(sum) * share + a.eps);
+		inv[r] = rsqrtf(group_sum(sum) * share + a.eps);
+	}
 	const af_view weight = {a.weight, 0, 1, cols, 0, 0}, bias = {a.bias, 0, 1, cols, 0, 0};
 #pragma unroll
 	for (int p = 0; p < P; p++) {
@@ -103,8 +109,11 @@ AF_INLINE void norm_held(const af_norm_args &a, uint32_t r, uint32_t thread, uin
 		load_row(w, weight, 0, c, 0);
 		if (a.bias) load_row(b, bias, 0, c, 0);
 #pragma unroll
-		for (int i = 0; i < 8; i++) v[p][i] = v[p][i] * inv * w[0][i] + b[0][i];
-		if (c < cols) store(a.dst, r, c, v[p]);
+		for (int r = 0; r < R; r++) {
+#pragma unroll
+			for (int i = 0; i < 8; i++) v[r][p][i] = v[r][p][i] * inv[r] * w[0][i] + b[0][i];
+			if (c < cols && row + r < a.x.rows) store(a.dst, row + r, c, v[r][p]);
+		}
 	}
 }
 
@@ -140,21 +149,23 @@ AF_INLINE void norm_long(const af_norm_args &a, uint32_t r, float *slots) {
 	}
 }
 
-// A warp a row of up to 1024, wide and a multiple of 8.
+// A warp two rows of up to 1024, wide and a multiple of 8.
 AF_KERNEL(norm_short, 256) {
 	const uint32_t lane = threadIdx.x & 31, warps = blockDim.x >> 5;
 	auto sum = [](float v) { return warp_sum(v); };
-	for (uint32_t r = blockIdx.x * warps + (threadIdx.x >> 5); r < a.x.rows; r += gridDim.x * warps) {
-		if (a.x.cols <= 512) norm_held<2>(a, r, lane, 32, sum);
-		else norm_held<4>(a, r, lane, 32, sum);
+	for (uint32_t r = 2 * (blockIdx.x * warps + (threadIdx.x >> 5)); r < a.x.rows; r += 2 * gridDim.x * warps) {
+		if (a.x.cols <= 512) norm_held<2, 2>(a, r, lane, 32, sum);
+		else norm_held<2, 4>(a, r, lane, 32, sum);
 	}
 }
 
 AF_KERNEL(norm, 256) {
 	__shared__ float slots[33];
 	auto sum = [&](float v) { return block_sum(v, slots); };
+	pdl_launch();
+	pdl_wait();
 	for (uint32_t r = blockIdx.x; r < a.x.rows; r += gridDim.x) {
-		if (a.wide && a.x.cols <= 4096 && a.x.cols % 8 == 0) norm_held<2>(a, r, threadIdx.x, blockDim.x, sum);
+		if (a.wide && a.x.cols <= 4096 && a.x.cols % 8 == 0) norm_held<1, 2>(a, r, threadIdx.x, blockDim.x, sum);
 		else if (a.wide) norm_long<8>(a, r, slots);
 		else norm_long<1>(a, r, slots);
 	}

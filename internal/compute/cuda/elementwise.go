@@ -100,11 +100,11 @@ func (s *stream) norm(dst, x view, weight, bias devptr, eps float32) {
 	}
 	name, grid, threads := "norm", dst.rows, uint32(256)
 	if dst.cols <= 1024 && dst.cols%8 == 0 && a.wide != 0 {
-		name, grid = "norm_short", blocks(int(dst.rows), 8)
+		name, grid = "norm_short", blocks(int(dst.rows), 16)
 	} else if dst.cols <= 4096 {
 		threads = 32 * blocks(int(dst.cols), 32*16) // two pieces of 8 each
 	}
-	start(s, name, [3]uint32{min(grid, 1<<20), 1, 1}, [3]uint32{threads, 1, 1}, 0, &a, 0)
+	start(s, name, [3]uint32{min(grid, 1<<20), 1, 1}, [3]uint32{threads, 1, 1}, 0, &a, launchPDL)
 }
 
 // rotate turns x by a table of cosines and sines, or by positions and frequencies.

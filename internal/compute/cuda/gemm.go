@@ -22,6 +22,7 @@ type gemm struct {
 	scale         devptr // float32 [out], or 0; multiplied after act
 	act           compute.Activation
 	add           bool // dst += instead of dst =, so that a residual stream is updated in place
+	constant      bool // w was written before anything that is in the stream now, as a model's weights were
 	// swiglu makes pairs of columns one: w's rows alternate, 8 of the gate and 8 of the up projection (gate 0..7, up 0..7, gate 8..15,
 	// ...), and dst is silu(gate)·up, bfloat16. out counts both; bias, scale, act and add are then none.
 	swiglu bool
@@ -110,6 +111,7 @@ func (s *stream) linearGemm(a *linearArgs) bool {
 		g.x = to.p
 	}
 	g.w, g.ldw = s.dequantised(a.w)
+	g.constant = a.w.as == uint32(compute.BF16)
 	if g.add && a.residual != a.dst {
 		s.convert(a.dst, a.residual)
 	}
@@ -124,7 +126,8 @@ type gemmArgs struct {
 	rows, out, in uint32
 	act, add      uint32
 	group         uint32
-	_             [6]uint32
+	early         uint32
+	_             [5]uint32
 }
 
 // A gemmTile is what a block computes at a time: rows of x by columns; clusters of blocks fetch w together.
@@ -193,6 +196,9 @@ func (s *stream) gemmHopper(g gemm, t *gemmTile) {
 	a := gemmArgs{bias: g.bias, scale: g.scale, rows: uint32(g.rows), out: uint32(g.out), in: uint32(g.in), act: uint32(g.act), group: gemmGroup}
 	if g.add {
 		a.add = 1
+	}
+	if g.constant {
+		a.early = 1
 	}
 	matrix := func(m *tensorMap, as int, p devptr, rows, columns, ld, element int, boxRows, boxColumns uint32) {
 		if s.err == nil {

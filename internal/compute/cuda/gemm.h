@@ -13,5 +13,6 @@ struct af_gemm_args {
   uint32_t act;   // a compute.Activation
   uint32_t add;   // dst += instead of dst =
   uint32_t group; // rows of cluster tiles that are worked on together, column by column, so that L2 serves most loads
-  uint32_t unused[6];
+  uint32_t early; // w was written by nothing that may still run
+  uint32_t unused[5];
 };
