@@ -64,8 +64,9 @@ const (
 	maxSegments  = stepRows
 	maxTreeRows  = 32
 	widen        = 128 // columns are widened to multiples of this: what int4's groups need
-	defaultChunk = 8192
-	unpackRows   = 160 // passes up to this go through the kernels for few rows where weights are not held dense
+	defaultChunk = 16384
+	pieceRows    = 16  // of what is recorded: products of 32 rows take more than twice as long as those of 16
+	unpackRows   = 128 // passes up to this go through the kernels for few rows where weights are not held dense
 )
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
@@ -241,23 +242,23 @@ func (m *decoder) forward(s *stream, pass []compute.Segment) error {
 	for i := range pass {
 		total += pass[i].Rows()
 	}
-	if total <= stepRows {
-		return m.runStep(s, pass)
-	}
 	var few, many []compute.Segment
 	for _, g := range pass {
-		if g.Parents != nil || m.prefill.attention == nil || m.layers[0].qkv.dense == 0 && total <= unpackRows {
+		if total <= stepRows || g.Parents != nil || m.prefill.attention == nil || m.layers[0].qkv.dense == 0 && total <= unpackRows {
 			few = append(few, g)
 		} else {
 			many = append(many, g)
 		}
 	}
 	for len(few) > 0 {
-		var part []compute.Segment
-		part, few = takeRows(few, stepRows)
+		part, rest := takeRows(few, pieceRows)
+		if len(part) == 0 { // a large tree, which stays whole
+			part, rest = few[:1], few[1:]
+		}
 		if err := m.runStep(s, part); err != nil {
 			return err
 		}
+		few = rest
 	}
 	if len(many) == 0 {
 		return nil

@@ -123,7 +123,7 @@ func (m *decoder) placeRows(s *stream, pass []compute.Segment) int {
 	s.upload(b.ids, bytesOf(b.hostIDs[:n]))
 	s.upload(b.place, bytesOf(b.hostPlace[:n]))
 	s.upload(b.place+devptr(4*b.rows), bytesOf(b.hostPlace[b.rows:b.rows+n]))
-	s.passEmbed(b.x, m.table, 0, b.ids, 0, n, m.hidden)
+	s.passEmbed(b.x, m.table, 0, b.ids, n, m.hidden)
 	n = 0
 	for i := range pass {
 		for _, in := range pass[i].Inputs {
@@ -214,7 +214,6 @@ func (m *decoder) drawGroup(s *stream, group []compute.Segment, pick []int32) er
 	if err != nil {
 		return err
 	}
-	m.fetchControl(s)
 	m.stepRest(s, len(m.layers)-1, key, false)
 	m.stepDraw(s, key)
 	return m.deliver(s, group, true)

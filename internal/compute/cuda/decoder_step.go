@@ -36,12 +36,11 @@ type stepKey struct {
 	wide         bool // attention takes the kernel for many rows over the same keys
 }
 
-// control, in bytes: what passFetch is told, the counts of rows and of wanted rows, then int32 [stepRows] of each, the draws, the
-// page tables, and far enough behind them the attention's plan.
+// control, in bytes: the counts of rows and of wanted rows, then int32 [stepRows] of each, the draws, the page tables, and behind the
+// longest of these the attention's plan.
 const (
-	controlFetch    = 0
-	controlRows     = 8
-	controlWanted   = 12
+	controlRows     = 0
+	controlWanted   = 4
 	controlIDs      = 16
 	controlPosition = controlIDs + 4*stepRows
 	controlSlot     = controlPosition + 4*stepRows
@@ -117,7 +116,8 @@ func (m *decoder) runStep(s *stream, pass []compute.Segment) error {
 	return m.deliver(s, pass, key.wanted > 0)
 }
 
-// makeControl writes what is particular to a pass where passFetch finds it. The pass before is over: deliver has waited for it.
+// makeControl sends what is particular to a pass ahead of it, by one copy. (A kernel that reads page-locked memory was tried: some tens
+// of kilobytes in pieces of 16 bytes took 100 µs over this bus.) The pass before is over: deliver has waited for it.
 func (m *decoder) makeControl(s *stream, pass []compute.Segment) (stepKey, error) {
 	b := &m.step
 	word := func(at int) []int32 { return unsafe.Slice((*int32)(unsafe.Pointer(&b.host[at])), stepRows) }
@@ -169,11 +169,13 @@ func (m *decoder) makeControl(s *stream, pass []compute.Segment) (stepKey, error
 	if err != nil {
 		return stepKey{}, err
 	}
-	head := word(controlFetch)
-	head[0], head[1] = int32((controlPages+len(tables)+15)/16), int32((len(plan)+15)/16)
-	head[2], head[3] = int32(n), int32(wanted)
+	counts := word(controlRows)
+	counts[0], counts[1] = int32(n), int32(wanted)
 	copy(b.host[controlPages:], tables)
 	copy(b.host[b.planAt:], plan)
+	if s.err == nil {
+		s.fail(copyToDevice(b.control, unsafe.Pointer(&b.host[0]), int64(b.planAt+len(plan)), &s.cu))
+	}
 	key := stepKey{rows: bucket(n), wanted: bucket(wanted), wide: wide}
 	for i := range wanted {
 		key.pick = key.pick || pick[i] != int32(i)
@@ -192,9 +194,7 @@ func bucket(n int) int {
 // stepKernels is the pass, top to bottom.
 func (m *decoder) stepKernels(s *stream, key stepKey) {
 	b, c := &m.step, m.step.control
-	m.fetchControl(s)
-	s.passEmbed(b.r.x, m.table, b.visual, c+controlIDs, c+controlRows, key.rows, m.hidden)
-	s.skinnyBegin(b.r, m.layers[0].norm1, key.rows)
+	s.passBegin(b.r, m.table, b.visual, c+controlIDs, c+controlRows, m.layers[0].norm1, key.rows)
 	for i := range m.layers {
 		l := &m.layers[i]
 		s.skinnyQKV(l.qkv.few, b.r, skinnyQKVArgs{
@@ -205,21 +205,16 @@ func (m *decoder) stepKernels(s *stream, key stepKey) {
 		if i == len(m.layers)-1 && key.wanted == 0 {
 			return // the last layer's K/V is all that was asked for
 		}
-		// Ahead of the first layer the plan may still be on its way; after that there is no room for kernels that far apart at once.
-		m.stepRest(s, i, key, i > 0)
+		m.stepRest(s, i, key, true)
 	}
 	m.stepDraw(s, key)
-}
-
-func (m *decoder) fetchControl(s *stream) {
-	s.passFetch(m.step.control, hostAddress(m.step.host), m.step.planAt)
 }
 
 // hostAddress is where the device finds page-locked memory: at the address that the host uses.
 func hostAddress(b []byte) devptr { return devptr(uintptr(unsafe.Pointer(&b[0]))) }
 
-// stepRest is a layer from attention on: queries are in q, the residual stream in r. early: the plan and the K/V of past rows have been
-// in place for a while.
+// stepRest is a layer from attention on: queries are in q, the residual stream in r. early: the K/V of past rows has been in place since
+// before the pass.
 func (m *decoder) stepRest(s *stream, i int, key stepKey, early bool) {
 	rows := key.rows
 	b, l := &m.step, &m.layers[i]

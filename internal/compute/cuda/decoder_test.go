@@ -108,7 +108,13 @@ func testDecoder(t *testing.T, d *device, c compute.DecoderConfig, w compute.Dec
 	return m
 }
 
-const decoderTolerance = 2e-2 // activations rounded to bf16 a dozen times a layer
+// Activations are rounded to bf16 a dozen times a layer; in narrow rows that averages out less.
+func decoderTolerance(c compute.DecoderConfig) float64 {
+	if c.Hidden < 64 {
+		return 8e-2
+	}
+	return 4e-2
+}
 
 func TestDecoderLogits(t *testing.T) {
 	d := openTest(t)
@@ -124,7 +130,7 @@ func TestDecoderLogits(t *testing.T) {
 				t.Helper()
 				for i := range g.Logits.Rows {
 					off := offBy(want[first+i], g.Logits.Row(i))
-					if !assert.LessOrEqual(t, off, decoderTolerance, "%s, row %d", what, first+i) {
+					if !assert.LessOrEqual(t, off, decoderTolerance(c), "%s, row %d", what, first+i) {
 						break
 					}
 				}
@@ -250,7 +256,7 @@ func TestDecoderTree(t *testing.T) {
 			tree.Parents = parents
 			forward(t, m, tree)
 			for i := range n {
-				assert.LessOrEqual(t, offBy(want[past+i], tree.Logits.Row(i)), decoderTolerance, "row %d", i)
+				assert.LessOrEqual(t, offBy(want[past+i], tree.Logits.Row(i)), decoderTolerance(c), "row %d", i)
 			}
 			// Again beside so many other rows that the pass is a large one.
 			again := tree
@@ -300,7 +306,7 @@ func TestDecoderQuantised(t *testing.T) {
 		rng := rand.New(rand.NewPCG(8, 9))
 		ref := newRefDecoder(c, 7)
 		m := testDecoder(t, d, c, ref)
-		ids := randomIDs(rng, 60, c.Vocab)
+		ids := randomIDs(rng, unpackRows+20, c.Vocab)
 		want := ref.logits(ref.embed(ids), nil)
 		q := newSeqs(m, 2, rng)
 		whole := q[0].segment(c.Vocab, tokens(ids))

@@ -31,10 +31,11 @@ AF_INLINE uint64_t mix(uint64_t z) {
 
 // Grid: one block a row.
 AF_KERNEL(pass_embed, 128) {
+	__shared__ float slots[33];
 	pdl_launch();
 	pdl_wait();
 	int row = blockIdx.x;
-	float *x = a.x + size_t(row) * a.hidden;
+	float *x = a.x + size_t(row) * a.hidden, sum = 0;
 	bool live = a.count == nullptr || row < *a.count;
 	int id = live ? a.ids[row] : 0;
 	if (id < 0 && a.visual == nullptr) return;
@@ -49,7 +50,17 @@ AF_KERNEL(pass_embed, 128) {
 		}
 		reinterpret_cast<float4 *>(x + c)[0] = make_float4(f[0], f[1], f[2], f[3]);
 		reinterpret_cast<float4 *>(x + c)[1] = make_float4(f[4], f[5], f[6], f[7]);
+		if (a.h == nullptr) continue;
+#pragma unroll
+		for (int e = 0; e < 8; e++) {
+			sum += f[e] * f[e];
+			f[e] *= a.next[c + e];
+		}
+		*reinterpret_cast<uint4 *>(a.h + size_t(row) * a.hidden + c) = pack8(f);
 	}
+	if (a.h == nullptr) return;
+	sum = block_sum(sum, slots);
+	if (threadIdx.x == 0) a.sums[size_t(row) * AF_SKINNY_PARTS] = sum;
 }
 
 // Grid: one block a row. The second reading of the row comes from the first-level cache.
@@ -122,17 +133,6 @@ AF_KERNEL(pass_gather, 256) {
 	int from = a.index[blockIdx.x];
 	uint4 *dst = a.dst + blockIdx.x * a.dst_stride;
 	for (int i = threadIdx.x; i < a.units; i += 256) dst[i] = from < 0 ? make_uint4(0, 0, 0, 0) : a.src[from * a.src_stride + i];
-}
-
-// Grid: any. Host memory is read past the caches, which may hold what it was for the pass before.
-AF_KERNEL(pass_fetch, 256) {
-	pdl_launch();
-	uint4 head = __ldcv(a.src);
-	pdl_wait();
-	for (unsigned i = blockIdx.x * 256 + threadIdx.x; i < head.x + head.y; i += gridDim.x * 256) {
-		int64_t at = i < head.x ? int64_t(i) : a.second + (i - head.x);
-		a.dst[at] = __ldcv(a.src + at);
-	}
 }
 
 // Grid: pairs x pools.

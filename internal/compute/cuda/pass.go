@@ -9,7 +9,7 @@ import "math"
 type passEmbedArgs struct {
 	x, table, visual, ids devptr
 	rows, hidden          int32
-	count                 devptr
+	count, h, next, sums  devptr
 }
 
 type passNormArgs struct {
@@ -29,11 +29,6 @@ type passGatherArgs struct {
 	dst, src, index      devptr
 	rows, units          int32
 	dstStride, srcStride int64
-}
-
-type passFetchArgs struct {
-	dst, src devptr
-	second   int64
 }
 
 type passCopyArgs struct {
@@ -80,10 +75,18 @@ type passRandomArgs struct {
 func rowGrid(rows int) [3]uint32 { return [3]uint32{uint32(rows), 1, 1} }
 
 // passEmbed writes x f32 [rows, hidden]: row ids[i] of the bf16 table, or row -1-ids[i] of visual (visual 0: such rows are left alone).
-// Rows from *count on are zeros, unless count is 0.
-func (s *stream) passEmbed(x, table, visual, ids, count devptr, rows, hidden int) {
+func (s *stream) passEmbed(x, table, visual, ids devptr, rows, hidden int) {
 	start(s, "pass_embed", rowGrid(rows), [3]uint32{128, 1, 1}, 0,
-		&passEmbedArgs{x, table, visual, ids, int32(rows), int32(hidden), count}, launchPDL)
+		&passEmbedArgs{x: x, table: table, visual: visual, ids: ids, rows: int32(rows), hidden: int32(hidden)}, launchPDL)
+}
+
+// passBegin is passEmbed and skinnyBegin in one: the residual stream of a step and what the norm with weight next needs of it. Rows from
+// *count on are zeros.
+func (s *stream) passBegin(r *residual, table, visual, ids, count, next devptr, rows int) {
+	start(s, "pass_embed", rowGrid(rows), [3]uint32{128, 1, 1}, 0, &passEmbedArgs{
+		x: r.x, table: table, visual: visual, ids: ids, rows: int32(rows), hidden: int32(r.hidden), count: count, h: r.h, next: next, sums: r.sums,
+	}, launchPDL)
+	r.parts = 1
 }
 
 // passNorm writes h bf16 [rows, hidden], the RMSNorm of x f32 by w f32.
@@ -102,12 +105,6 @@ func (s *stream) passRope(a passRopeArgs) {
 func (s *stream) passGather(dst, src, index devptr, rows, size, dstRow, srcRow int) {
 	start(s, "pass_gather", rowGrid(rows), [3]uint32{256, 1, 1}, 0,
 		&passGatherArgs{dst, src, index, int32(rows), int32(size / 16), int64(dstRow / 16), int64(srcRow / 16)}, launchPDL)
-}
-
-// passFetch copies from page-locked host memory: its first two words say how many units of 16 bytes from its start on, and how many
-// from second bytes on.
-func (s *stream) passFetch(dst, src devptr, second int) {
-	start(s, "pass_fetch", [3]uint32{8, 1, 1}, [3]uint32{256, 1, 1}, 0, &passFetchArgs{dst, src, int64(second / 16)}, launchPDL)
 }
 
 // passCopy copies pages of size bytes within each of count pools that lie one behind the other: from[i] to to[i], n pairs in device

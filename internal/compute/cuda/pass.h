@@ -1,6 +1,7 @@
 #pragma once
 // Arguments of the small kernels between products and attention of a decoder's pass. pass.go mirrors them field by field.
 #include <stdint.h>
+#include "skinny.h"
 
 struct af_pass_embed_args {
 	float *x;                 // [rows][hidden] out
@@ -9,6 +10,10 @@ struct af_pass_embed_args {
 	const int32_t *ids;       // [rows] token, or -1-i for row i of visual
 	int32_t rows, hidden;     // hidden a multiple of 8
 	const int32_t *count;     // rows from *count on are zeros; null: none
+	// What skinny_begin would make of x, unless h is null.
+	uint16_t *h;              // bf16 [rows][hidden] of x · next
+	const float *next;        // [hidden]
+	float *sums;              // [rows][AF_SKINNY_PARTS] of squares, one part
 };
 
 struct af_pass_norm_args {
@@ -38,13 +43,6 @@ struct af_pass_gather_args {
 	const int32_t *index;     // [rows]; negative: zeros
 	int32_t rows, units;      // units a row
 	int64_t dst_stride, src_stride; // units
-};
-
-// Brings what a pass needs to know from page-locked host memory: head[0] units of 16 bytes from the start, head[1] from second on.
-struct af_pass_fetch_args {
-	uint4 *dst;
-	const uint4 *src;         // begins with head
-	int64_t second;           // units
 };
 
 // Copies pages of all pools; pools lie one after another, stride units of 16 bytes apart.

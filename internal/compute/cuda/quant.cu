@@ -111,33 +111,55 @@ AF_KERNEL(skinny_pack, 128) {
 	}
 }
 
+// unpack_row writes a packed row, row i of its strip. A thread takes 16 bytes at a time and writes runs of 8 columns.
+template <int KIND>
+static __device__ __forceinline__ void unpack_row(const af_skinny_unpack_args &a, const char *strip, int i, float row_scale, uint16_t *dst) {
+	const bool aligned = a.ld % 8 == 0 && reinterpret_cast<uintptr_t>(a.dst) % 16 == 0;
+	for (int u = threadIdx.x; u < a.blocks * 4; u += 128) {
+		const char *block = strip + int64_t(u >> 2) * a.block;
+		const uint4 raw = *reinterpret_cast<const uint4 *>(block + i * 64 + (u & 3) * 16);
+		const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+		float scale = row_scale;
+		if (KIND == AF_SKINNY_I4) scale = __bfloat162float(reinterpret_cast<const bf16 *>(block + a.strip * 64)[i]);
+#pragma unroll
+		for (int sub = 0; sub < 1 << KIND; sub++) {
+			const int c = (u >> 2) * (32 << KIND) + sub * 32 + (u & 3) * 8;
+			uint16_t v[8];
+#pragma unroll
+			for (int e = 0; e < 8; e++) {
+				if (KIND == AF_SKINNY_BF16) {
+					v[e] = uint16_t(words[e >> 1] >> (e & 1) * 16);
+				} else if (KIND == AF_SKINNY_I8) {
+					const int byte = (e & 3) == 1 ? 2 : (e & 3) == 2 ? 1 : e & 3;
+					v[e] = __bfloat16_as_ushort(__float2bfloat16_rn(float(int8_t(words[(sub * 2 + (e >> 2)) & 3] >> 8 * byte)) * scale));
+				} else {
+					const int q = int(words[sub] >> ((e & 1) * 16 + (e >> 1) * 4) & 15) - 8;
+					v[e] = __bfloat16_as_ushort(__float2bfloat16_rn(q * scale));
+				}
+			}
+			if (aligned && c + 8 <= a.in) {
+				uint32_t out[4];
+#pragma unroll
+				for (int e = 0; e < 4; e++) out[e] = v[2 * e] | uint32_t(v[2 * e + 1]) << 16;
+				*reinterpret_cast<uint4 *>(dst + c) = make_uint4(out[0], out[1], out[2], out[3]);
+				continue;
+			}
+#pragma unroll
+			for (int e = 0; e < 8; e++)
+				if (c + e < a.in) dst[c + e] = v[e];
+		}
+	}
+}
+
 // Grid: one block a row.
 AF_KERNEL(skinny_unpack, 128) {
 	const int p = packed_row(a.order, a.n, a.head_dim, a.row0 + blockIdx.x);
 	const int2 row_at = place(a, p);
-	const int i = row_at.y;
 	const char *strip = static_cast<const char *>(a.w) + int64_t(row_at.x) * a.blocks * a.block;
 	uint16_t *dst = a.dst + blockIdx.x * a.ld;
-	int width = 32 << a.kind;
-	float row = a.kind == AF_SKINNY_I8 ? a.row_scale[p] : 1;
-	for (int c = threadIdx.x; c < a.in; c += 128) {
-		const char *block = strip + int64_t(c / width) * a.block;
-		int at = c % width, sub = at >> 5, t = at >> 3 & 3, e = at & 7; // which 8 columns of a lane, which lane, which of the 8
-		const char *unit = block + i * 64 + t * 16;
-		switch (a.kind) {
-		case AF_SKINNY_BF16: dst[c] = reinterpret_cast<const uint16_t *>(unit)[e]; break;
-		case AF_SKINNY_I8: {
-			int byte = e & 3;
-			byte = byte == 1 ? 2 : byte == 2 ? 1 : byte;
-			dst[c] = __bfloat16_as_ushort(__float2bfloat16_rn(float(int8_t(unit[sub * 8 + (e >> 2) * 4 + byte])) * row));
-			break;
-		}
-		default: {
-			uint32_t bits = reinterpret_cast<const uint32_t *>(unit)[sub];
-			int q = int(bits >> ((e & 1) * 16 + (e >> 1) * 4) & 15) - 8;
-			float scale = __bfloat162float(reinterpret_cast<const bf16 *>(block + a.strip * 64)[i]);
-			dst[c] = __bfloat16_as_ushort(__float2bfloat16_rn(q * scale));
-		}
-		}
+	switch (a.kind) {
+	case AF_SKINNY_BF16: unpack_row<AF_SKINNY_BF16>(a, strip, row_at.y, 1, dst); break;
+	case AF_SKINNY_I8: unpack_row<AF_SKINNY_I8>(a, strip, row_at.y, a.row_scale[p], dst); break;
+	default: unpack_row<AF_SKINNY_I4>(a, strip, row_at.y, 1, dst);
 	}
 }
