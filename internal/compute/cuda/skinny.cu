@@ -44,8 +44,11 @@ AF_INLINE void barrier_wait(uint32_t bar, int parity) {
 #if __CUDA_ARCH__ >= 900
 AF_INLINE void expect(uint32_t bar, int bytes) { asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory"); }
 
-AF_INLINE void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t bar) {
-	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar)
+constexpr uint64_t ONCE = 0x12f0000000000000, OFTEN = 0x14f0000000000000; // second-level cache: evict first, evict last
+
+AF_INLINE void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t bar, uint64_t policy) {
+	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
+				 "r"(bytes), "r"(bar), "l"(policy)
 				 : "memory");
 }
 #endif
@@ -106,33 +109,44 @@ struct ring {
 	uint32_t at, bars;      // shared addresses
 	int slots, slot, parity; // slot is the next to take
 	int left, block;        // to fetch: strips of this block, and the block of K
-	const char *w;          // of the strip
+	const char *from;       // where that is
 
 	__device__ __forceinline__ void fetch(const af_skinny_args &a, int into, int lane) {
-		for (; block >= a.blocks; block -= a.blocks) {
-			left--;
-			w += int64_t(gridDim.x) * a.blocks * a.block;
-		}
-		if (left <= 0) return;
-		const char *from = w + block * a.block;
+		if (left == 0) return;
 		uint32_t to = at + into * a.block, bar = bars + into * 8;
 #if __CUDA_ARCH__ >= 900
 		if (lane == 0) {
 			expect(bar, a.block);
-			bulk_copy(to, from, a.block, bar);
+			bulk_copy(to, from, a.block, bar, ONCE);
 		}
 #else
 		for (int c = lane * 16; c < a.block; c += 512) cp_async16(to + c, from + c);
 		arrive_when_copied(bar);
 #endif
-		block += W;
+		block += W, from += W * a.block;
+		settle(a);
+	}
+
+	// settle makes of a block past the strip's last one of a later strip.
+	__device__ __forceinline__ void settle(const af_skinny_args &a) {
+		while (block >= a.blocks && left > 0) {
+			left--, block -= a.blocks;
+			from += int64_t(gridDim.x - 1) * a.blocks * a.block;
+		}
 	}
 
 	__device__ __forceinline__ void open(const af_skinny_args &a, int strips, int warp, int lane) {
 		slot = parity = 0;
 		left = strips, block = warp;
-		w = static_cast<const char *>(a.w) + int64_t(blockIdx.x) * a.blocks * a.block;
-		for (int i = 0; i < slots; i++) fetch(a, i, lane);
+		from = static_cast<const char *>(a.w) + (int64_t(blockIdx.x) * a.blocks + warp) * a.block;
+		settle(a);
+		fetch(a, 0, lane);
+	}
+
+	// fill asks for the rest of what there is room for.
+	__device__ __forceinline__ void fill(const af_skinny_args &a, int lane) {
+#pragma unroll 1
+		for (int i = 1; i < slots; i++) fetch(a, i, lane);
 	}
 
 	// take waits for the next block and returns its shared address.
@@ -193,7 +207,7 @@ struct window {
 			__syncwarp();
 			if (lane < p.rows) {
 				int row = p.pick ? __ldcg(p.pick + lane) : lane;
-				bulk_copy(to + lane * p.x_stride, x + int64_t(row) * p.ldx, have * 2, bar);
+				bulk_copy(to + lane * p.x_stride, x + int64_t(row) * p.ldx, have * 2, bar, OFTEN);
 			}
 			return;
 		}
@@ -233,6 +247,14 @@ AF_INLINE column ask(const af_skinny_args &p, int r, int at, bool live) {
 		}
 	}
 	return c;
+}
+
+// warm asks for what ask will find in memory, of that which does not depend on the kernel ahead.
+AF_INLINE void warm(const af_skinny_args &p, int at) {
+	auto touch = [](const float *f) { asm volatile("prefetch.global.L2 [%0];" ::"l"(f)); };
+	if (p.row_scale) touch(p.row_scale + at);
+	if (p.mode == AF_SKINNY_ADD) touch(p.next + at);
+	if (p.mode == AF_SKINNY_QKV && p.bias) touch(p.bias + at);
 }
 
 // finish stores the result v of row r of x and weight row at. All lanes of a warp call it, neighbours with neighbouring weight rows.
@@ -280,14 +302,9 @@ constexpr int PITCH = AF_SKINNY_STRIP + 4; // floats; with it the lanes' sums go
 // sum_strip adds up this warp's blocks of a strip, from block `from` on, and leaves the sums at out [row of x][PITCH] when room says
 // that it is free. It returns the block of the next strip to go on with. M tiles of 16 weight rows, N tiles of 8 rows of x.
 template <int KIND, int M, int N, typename Room>
-AF_INLINE int sum_strip(const af_skinny_args &p, ring &q, window &x, int from, int v0, int lane, float *out, Room room) {
+AF_INLINE int sum_strip(const af_skinny_args &p, ring &q, window &x, const uint32_t (&w_at)[4], const uint32_t (&x_at)[N], int from, int v0, int lane, float *out, Room room) {
 	constexpr int SUBS = KIND == AF_SKINNY_BF16 ? 1 : KIND == AF_SKINNY_I8 ? 2 : 4;
 	const int g = lane >> 2, t = lane & 3;
-	uint32_t w_at[2 * M], x_at[N];
-#pragma unroll
-	for (int o = 0; o < 2 * M; o++) w_at[o] = min(o * 8 + g, p.strip - 1) * 64 + t * 16; // rows past the strip's read others, for nothing
-#pragma unroll
-	for (int n = 0; n < N; n++) x_at[n] = min(n * 8 + g, p.rows - 1) * p.x_stride + t * 16;
 	float acc[M][N][4] = {};
 	int b = from;
 	for (; b < p.blocks; b += W) {
@@ -378,39 +395,26 @@ template <int KIND, int N>
 AF_INLINE void skinny(const af_skinny_args &a) {
 	extern __shared__ __align__(128) char shared[];
 	constexpr int WIDTH = KIND == AF_SKINNY_BF16 ? 32 : KIND == AF_SKINNY_I8 ? 64 : 128;
-	const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+	const int warp = __shfl_sync(~0u, threadIdx.x >> 5, 0), lane = threadIdx.x & 31; // the shuffle tells the compiler that warp is uniform
 	const uint32_t rings = shared_address(shared), bars = rings + W * AF_SKINNY_SLOTS * 8;
 	float *rms = reinterpret_cast<float *>(shared + AF_SKINNY_HEAD - 4 * AF_SKINNY_ROWS);
 	float *sums = reinterpret_cast<float *>(shared + AF_SKINNY_HEAD + W * a.slots * a.block); // [depth][warp][row of x][PITCH]
 	const int room_of_sums = W * a.rows * PITCH, strips = (a.strips - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x);
 
+	// Little is done in a kernel so short, so setting up counts: a lane opens a barrier, and nothing is unrolled that runs once.
 	pdl_launch();
-	if (warp == W && lane == 0) {
-		for (int i = 0; i < 16; i += 8) {
-			barrier_open(bars + FULL + i, 32);
-			barrier_open(bars + EMPTY + i, W);
-			barrier_open(bars + LEFT + i, W);
-			barrier_open(bars + CLEARED + i, W);
-		}
-		barrier_open(bars + NORMED, 1);
-#if __CUDA_ARCH__ >= 900
-		asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
-	}
 	ring q;
 	q.at = rings + AF_SKINNY_HEAD + warp * a.slots * a.block;
 	q.bars = rings + warp * AF_SKINNY_SLOTS * 8;
 	q.slots = a.slots;
-	if (warp < W) { // a warp's ring is its own business
-		if (lane == 0) {
-			for (int i = 0; i < a.slots; i++) barrier_open(q.bars + i * 8, COPIERS);
+	if (warp == W) {
+		if (lane <= NORMED / 8) barrier_open(bars + lane * 8, lane < EMPTY / 8 ? 32 : lane < NORMED / 8 ? W : 1);
+	} else if (lane < a.slots) barrier_open(q.bars + lane * 8, COPIERS);
 #if __CUDA_ARCH__ >= 900
-			asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+	asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
-		}
-		__syncwarp();
-		q.open(a, strips, warp, lane);
-	}
+	__syncwarp();
+	if (warp < W) q.open(a, strips, warp, lane); // a warp's ring is its own business
 	__syncthreads();
 	window x;
 	x.at = shared_address(sums + a.depth * room_of_sums);
@@ -422,11 +426,10 @@ AF_INLINE void skinny(const af_skinny_args &a) {
 	}
 
 	auto start = [&](int strip) { return (strip * a.base + min(strip, a.extra)) * a.unit; };
-	auto share = [&](int turn) { return (warp + turn * (W - a.rows % W)) % W; }; // rows of x go round the warps, strip after strip
 	// complete finishes a strip, as far as that is this warp's share.
-	auto complete = [&](int turn, int strip, column c) {
+	auto complete = [&](int turn, int strip, int first, column c) {
 		const int buffer = a.depth == 2 ? turn & 1 : 0, parity = a.depth == 2 ? turn >> 1 & 1 : turn & 1;
-		const int at = start(strip) + lane, first = share(turn);
+		const int at = start(strip) + lane;
 		const bool live = at < start(strip + 1);
 		const float *from = sums + buffer * room_of_sums + lane;
 		for (int r = first; r < a.rows; r += W) {
@@ -444,31 +447,43 @@ AF_INLINE void skinny(const af_skinny_args &a) {
 		__syncwarp();
 		if (lane == 0) barrier_arrive(bars + CLEARED + buffer * 8);
 	};
+	const int g = lane >> 2, t = lane & 3;
+	uint32_t w_at[4], x_at[N];
+#pragma unroll
+	for (int o = 0; o < 4; o++) w_at[o] = min(o * 8 + g, a.strip - 1) * 64 + t * 16; // rows past the strip's read others, for nothing
+#pragma unroll
+	for (int n = 0; n < N; n++) x_at[n] = min(n * 8 + g, a.rows - 1) * a.x_stride + t * 16;
+	if (const int at = start(blockIdx.x) + lane; at < start(blockIdx.x + 1) && warp < a.rows) warm(a, at);
 	x.enter(a, 0, lane); // from here on what the kernel ahead wrote can be read
-	int block = warp, before = -1, turn = 0;
+	q.fill(a, lane);     // not before: that would have been at the cost of the last blocks ahead
+	int block = warp, before = 0;
+	int mine = warp; // the first row of x that this warp finishes; rows go round the warps, strip after strip
 	column c_before{};
-	for (int strip = blockIdx.x; strip < a.strips; strip += gridDim.x, turn++) {
-		const int at = start(strip) + lane, mine = share(turn);
-		const column c = ask(a, mine, at, at < start(strip + 1) && mine < a.rows);
-		const int buffer = a.depth == 2 ? turn & 1 : 0, round = a.depth == 2 ? turn >> 1 : turn;
-		float *out = sums + buffer * room_of_sums + warp * a.rows * PITCH;
-		auto room = [&] {
-			if (round > 0) barrier_wait(bars + CLEARED + buffer * 8, round - 1 & 1);
-		};
-		block = a.strip > 16 ? sum_strip<KIND, 2, N>(a, q, x, block, turn * x.per, lane, out, room)
-							 : sum_strip<KIND, 1, N>(a, q, x, block, turn * x.per, lane, out, room);
-		__syncwarp();
-		if (lane == 0) barrier_arrive(bars + LEFT + buffer * 8);
-		// All warps go through all windows, and none stays behind in one while it waits for others' sums.
-		if (x.per > 1) x.enter(a, turn * x.per + x.per - 1, lane);
-		if (a.depth == 1) {
-			complete(turn, strip, c);
-			continue;
+	const int lag = a.depth - 1; // strips between summing one and finishing it
+#pragma unroll 1
+	for (int turn = 0, strip = blockIdx.x; turn < strips + lag; turn++, strip += gridDim.x) {
+		const int at = start(strip) + lane;
+		column c{};
+		if (turn < strips) {
+			c = ask(a, mine, at, at < start(strip + 1) && mine < a.rows);
+			const int buffer = a.depth == 2 ? turn & 1 : 0, round = a.depth == 2 ? turn >> 1 : turn;
+			float *out = sums + buffer * room_of_sums + warp * a.rows * PITCH;
+			auto room = [&] {
+				if (round > 0) barrier_wait(bars + CLEARED + buffer * 8, round - 1 & 1);
+			};
+			block = a.strip > 16 ? sum_strip<KIND, 2, N>(a, q, x, w_at, x_at, block, turn * x.per, lane, out, room)
+								 : sum_strip<KIND, 1, N>(a, q, x, w_at, x_at, block, turn * x.per, lane, out, room);
+			__syncwarp();
+			if (lane == 0) barrier_arrive(bars + LEFT + buffer * 8);
+			// All warps go through all windows, and none stays behind in one while it waits for others' sums.
+			if (x.per > 1) x.enter(a, turn * x.per + x.per - 1, lane);
 		}
-		if (before >= 0) complete(turn - 1, before, c_before);
-		before = strip, c_before = c;
+		if (turn >= lag) complete(turn - lag, strip - lag * int(gridDim.x), lag ? before : mine, lag ? c_before : c);
+		c_before = c, before = mine;
+		mine -= a.rows;
+		if (mine < 0) mine += W;
+		if (mine < 0) mine += W;
 	}
-	if (before >= 0) complete(turn - 1, before, c_before);
 }
 
 } // namespace

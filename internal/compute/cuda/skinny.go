@@ -276,7 +276,8 @@ func (a *skinnyArgs) fit(w *skinny, info Info) (int, error) {
 					}
 				}
 				a.slots, a.depth, a.window, a.xStride = int32(slots), int32(depth), int32(n), int32(stride(n))
-				return fixed + buffers*rows*stride(n), nil
+				// More than half, so that no two blocks of a kernel meet on a multiprocessor while another has none.
+				return max(fixed+buffers*rows*stride(n), limit/2+2<<10), nil
 			}
 		}
 	}
