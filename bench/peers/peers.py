@@ -1,6 +1,6 @@
 """Times what others reach on the same GPU in the same run, for `afterimage bench … --peers FILE`.
 
-    python3 bench/peers/peers.py --out peers.jsonl [--only ceilings,prefill,decode,encoder,decoder,first] [--models qwen2-7b,…]
+    python3 bench/peers/peers.py --out peers.jsonl [--only ceilings,prefill,decode,decoder,encoder,first] [--models qwen2-7b,…] [--seconds N]
 
 Writes one JSON object a line: what, shape, value, unit, peer, with the names that internal/compute/bench.go and bench/speed.go give.
 Everything is bf16 on random data; attention and whole decoders run as CUDA graphs, operands that a real run would find cold rotate
@@ -75,13 +75,22 @@ def emit(out, what, shape, value, unit, peer):
     print(f"{what:28} {shape:36} {value:12.3f} {unit:10} {peer}", file=sys.stderr, flush=True)
 
 
-def tried(out, name, fn):
+DEADLINE = float("inf")  # of time.time(); nothing is begun after it
+
+
+def tried(name, fn):
     """Runs fn; a peer that cannot do a shape is said and left out."""
+    if time.time() > DEADLINE:
+        print(f"left out: {name}: out of time", file=sys.stderr, flush=True)
+        return
+    start = time.time()
     try:
         fn()
-    except (RuntimeError, ValueError, ImportError, AttributeError, TypeError, KeyError) as e:
-        print(f"left out: {name}: {str(e).splitlines()[0][:160]}", file=sys.stderr, flush=True)
+    except Exception as e:  # whatever a library may raise: the others are still wanted
+        print(f"left out: {name}: {type(e).__name__}: {(str(e) or 'no reason given').splitlines()[0][:160]}", file=sys.stderr, flush=True)
         torch.cuda.empty_cache()
+    if time.time() - start > 5:
+        print(f"{name}: {time.time() - start:.0f} s", file=sys.stderr, flush=True)
 
 
 def ceilings(out):
@@ -107,7 +116,7 @@ def prefill(out):
             def one():
                 run = graphed(lambda: [sdpa(backend, q, k, v, causal, h != kv) for q, k, v in sets])
                 emit(out, "prefill attention", shape, flops * len(sets) / median_seconds(run) / 1e12, "TFLOP/s", peer)
-            tried(out, f"{peer} {shape}", one)
+            tried(f"{peer} {shape}", one)
 
 
 def decode(out):
@@ -120,7 +129,7 @@ def decode(out):
             def one():
                 run = graphed(lambda: [sdpa(backend, q, k, v, False, h != kv) for k, v in sets])
                 emit(out, "decode attention", shape, median_seconds(run) / len(sets) * 1e6, "us", peer)
-            tried(out, f"{peer} {shape}", one)
+            tried(f"{peer} {shape}", one)
 
 
 class Block(torch.nn.Module):
@@ -198,7 +207,7 @@ def decoder(out, names):
                     emit(out, "decoding", f"{name} bf16 over {context}", 1 / median_seconds(run), "tokens/s", "torch.compile, graphed")
                     del caches, run
                     torch.cuda.empty_cache()
-        tried(out, name, one)
+        tried(name, one)
         torch.cuda.empty_cache()
 
 
@@ -217,7 +226,7 @@ def first(out, names):
                     t = median_seconds(lambda: m(ids, use_cache=True, logits_to_keep=1).logits.argmax(-1), runs=5)
                 emit(out, "first token, cold", f"{name} bf16 {context}", t * 1e3, "ms", "transformers")
             del m
-        tried(out, name, one)
+        tried(name, one)
         torch.cuda.empty_cache()
 
 
@@ -247,17 +256,21 @@ def encoder(out, names):
             run = graphed(lambda: fast(*x).last_hidden_state)
             emit(out, "encoding", f"{name} batch {batch}", batch / median_seconds(run), "frames/s", "torch.compile")
 
-        tried(out, name, lambda: one(32))
+        tried(name, lambda: one(32))
         torch.cuda.empty_cache()
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True)
-    parser.add_argument("--only", default="ceilings,prefill,decode,encoder,decoder,first")
-    parser.add_argument("--models", default="qwen2-0.5b,qwen2-1.5b,qwen2-7b,llama-7b,phi-3-mini")
+    parser.add_argument("--only", default="ceilings,prefill,decode,decoder,encoder,first")
+    parser.add_argument("--models", default="qwen2-7b,qwen2-0.5b,llama-7b,phi-3-mini,qwen2-1.5b")
     parser.add_argument("--towers", default="clip-vit-l-14-224,clip-vit-l-14-336,siglip-so400m-384,internvit-300m-448,qwen2-vl-vit")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so long; the rows until then are kept")
     o = parser.parse_args()
+    global DEADLINE
+    DEADLINE = time.time() + o.seconds
+    torch._dynamo.config.cache_size_limit = 64
     parts, models, towers = o.only.split(","), o.models.split(","), o.towers.split(",")
     torch.set_grad_enabled(False)
     start = time.time()

@@ -15,7 +15,7 @@ dir=${2:-bin/device}
 out=${OUT:-out/device}
 parts=${PARTS:-tests memcheck racecheck peers kernels encoder engine}
 models=bench/peers/models
-decoders=${DECODERS:-qwen2-0.5b qwen2-1.5b qwen2-7b llama-7b phi-3-mini}
+decoders=${DECODERS:-qwen2-7b qwen2-0.5b llama-7b phi-3-mini qwen2-1.5b}
 towers=${TOWERS:-clip-vit-l-14-224 clip-vit-l-14-336 siglip-so400m-384 internvit-300m-448 qwen2-vl-vit}
 # The checkers slow kernels down a hundredfold, and take what some tests break on purpose for errors.
 checked=${CHECKED:-.}
@@ -83,18 +83,18 @@ run() {
 	local peers=()
 	case " $parts " in *" peers "*)
 		if python3 -c 'import torch' 2>/dev/null; then
-			step peers python3 bench/peers/peers.py --out "$out/peers.jsonl" --models "${decoders// /,}" --towers "${towers// /,}"
+			step peers timeout 300 python3 bench/peers/peers.py --seconds "${PEERS_SECONDS:-150}" --out "$out/peers.jsonl" --models "${decoders// /,}" --towers "${towers// /,}"
 		else note peers "left out: there is no torch"; fi ;;
 	esac
 	[ -s "$out/peers.jsonl" ] && peers=(--peers "$out/peers.jsonl")
 	local random=() more=()
 	for t in $decoders; do random+=(--random-weights "$models/$t.json"); done
 	for t in $towers; do more+=(--random-weights "$models/$t.json"); done
-	case " $parts " in *" kernels "*) step "bench kernels" "$bin" bench kernels --json "$out/kernels.jsonl" "${peers[@]}" ;; esac
-	case " $parts " in *" encoder "*) step "bench encoder" "$bin" bench encoder --json "$out/encoder.jsonl" "${peers[@]}" "${more[@]}" ;; esac
+	case " $parts " in *" kernels "*) step "bench kernels" timeout 100 "$bin" bench kernels --json "$out/kernels.jsonl" "${peers[@]}" ;; esac
+	case " $parts " in *" encoder "*) step "bench encoder" timeout 100 "$bin" bench encoder --json "$out/encoder.jsonl" "${peers[@]}" "${more[@]}" ;; esac
 	case " $parts " in *" engine "*)
-		step "bench engine" "$bin" bench engine --json "$out/engine.jsonl" "${peers[@]}" "${random[@]}"
-		step "bench engine, own model" "$bin" --model models/default bench engine ;;
+		step "bench engine" timeout 240 "$bin" bench engine --json "$out/engine.jsonl" "${peers[@]}" "${random[@]}"
+		step "bench engine, own model" timeout 60 "$bin" --model models/default bench engine ;;
 	esac
 	for t in kernels encoder engine; do [ -f "$out/bench-$t.log" ] && grep '^|' "$out/bench-$t.log"; done
 	printf '\n%s' "$table"
