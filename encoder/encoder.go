@@ -205,9 +205,8 @@ func (e *Encoder) encode(shares []share, n int) error {
 		at := 0
 		for _, s := range shares {
 			k := s.to - s.from
-			if s.r.rows.Data == nil { // while the device is busy: the system takes a while to give that much memory, a page when it is touched
+			if s.r.rows.Data == nil { // while the device is busy: clearing so much memory takes a while
 				s.r.rows = compute.NewMatrix(len(s.r.frames)*cells, e.Dim())
-				clear(s.r.rows.Data)
 			}
 			ops.Download(rows(s.r.rows, s.from*cells, s.to*cells), out.Slice(at*cells, (at+k)*cells))
 			at += k
