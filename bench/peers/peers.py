@@ -1,6 +1,6 @@
 """Times what others reach on the same GPU in the same run, for `afterimage bench … --peers FILE`.
 
-    python3 bench/peers/peers.py --out peers.jsonl [--only ceilings,prefill,decode,decoder,encoder,first] [--models qwen2-7b,…] [--seconds N]
+    python3 bench/peers/peers.py --out peers.jsonl [--only ceilings,prefill,decode,linear,decoder,encoder,first] [--models qwen2-7b,…] [--seconds N]
 
 Writes one JSON object a line: what, shape, value, unit, peer, with the names that internal/compute/bench.go and bench/speed.go give.
 Everything is bf16 on random data; attention and whole decoders run as CUDA graphs, operands that a real run would find cold rotate
@@ -9,6 +9,7 @@ through more memory than the L2 cache holds, and figures are medians. Compiling 
 Tested with Python 3.12, torch 2.11.0+cu130 (cuDNN 9.19), transformers 5.17.0, on one NVIDIA H200 with driver 580. Peers:
   cuDNN              torch.nn.functional.scaled_dot_product_attention with SDPBackend.CUDNN_ATTENTION, in a graph
   FlashAttention-2   the same with SDPBackend.FLASH_ATTENTION (torch's own build), in a graph
+  torch              torch.nn.functional.linear (cuBLAS), in a graph
   torch.compile      a decoder written for it (below), compiled, static cache, one graph a step; or CLIP from transformers, compiled
   transformers       the library as it comes, eager
 """
@@ -130,6 +131,25 @@ def decode(out):
                 run = graphed(lambda: [sdpa(backend, q, k, v, False, h != kv) for k, v in sets])
                 emit(out, "decode attention", shape, median_seconds(run) / len(sets) * 1e6, "us", peer)
             tried(f"{peer} {shape}", one)
+
+
+def linear(out):
+    """Products with the weights of a 7B model: of few rows, whose weights rotate, and of many."""
+    for n_in, n_out in [(3584, 4608), (3584, 3584), (3584, 18944), (3584, 37888), (18944, 3584), (3584, 152064)]:
+        size = 2 * n_in * n_out
+        weights = [torch.randn(n_out, n_in, dtype=BF16, device=DEV) * 0.02 for _ in range(max(4, min(64, 3 * L2 // size + 1)))]
+        for rows in (1, 8, 32):
+            def one():
+                x = torch.randn(rows, n_in, dtype=BF16, device=DEV)
+                run = graphed(lambda: [F.linear(x, w) for w in weights])
+                emit(out, "linear", f"bf16 {rows}x{n_in}x{n_out}", size * len(weights) / median_seconds(run) / 1e9, "GB/s", "torch")
+            tried(f"linear {rows}x{n_in}x{n_out}", one)
+    for rows, n_in, n_out in [(4096, 3584, 4608), (4096, 3584, 37888), (4096, 18944, 3584), (8224, 1024, 4096), (8224, 4096, 1024)]:
+        def one():
+            x, w = torch.randn(rows, n_in, dtype=BF16, device=DEV), torch.randn(n_out, n_in, dtype=BF16, device=DEV) * 0.02
+            run = graphed(lambda: [F.linear(x, w) for _ in range(20)])
+            emit(out, "linear", f"bf16 {rows}x{n_in}x{n_out}", 20 * 2 * rows * n_in * n_out / median_seconds(run, 7) / 1e12, "TFLOP/s", "torch")
+        tried(f"linear {rows}x{n_in}x{n_out}", one)
 
 
 class Block(torch.nn.Module):
@@ -263,7 +283,7 @@ def encoder(out, names):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True)
-    parser.add_argument("--only", default="ceilings,prefill,decode,decoder,encoder,first")
+    parser.add_argument("--only", default="ceilings,prefill,decode,linear,decoder,encoder,first")
     parser.add_argument("--models", default="qwen2-7b,qwen2-0.5b,llama-7b,phi-3-mini,qwen2-1.5b")
     parser.add_argument("--towers", default="clip-vit-l-14-224,clip-vit-l-14-336,siglip-so400m-384,internvit-300m-448,qwen2-vl-vit")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so long; the rows until then are kept")
@@ -276,7 +296,7 @@ def main():
     start = time.time()
     with open(o.out, "w") as out:
         for part in parts:
-            {"ceilings": lambda: ceilings(out), "prefill": lambda: prefill(out), "decode": lambda: decode(out), "encoder": lambda: encoder(out, towers),
+            {"ceilings": lambda: ceilings(out), "prefill": lambda: prefill(out), "decode": lambda: decode(out), "linear": lambda: linear(out), "encoder": lambda: encoder(out, towers),
              "decoder": lambda: decoder(out, models), "first": lambda: first(out, models)}[part]()
             torch.cuda.empty_cache()
             print(f"{part}: {time.time() - start:.0f} s", file=sys.stderr, flush=True)
