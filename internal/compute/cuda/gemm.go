@@ -61,7 +61,8 @@ func (g *gemm) check() error {
 		return fmt.Errorf("cuda: gemm of [%d, %d] by [%d, %d], strides %d, %d and %d", g.rows, g.in, g.out, g.in, g.ldx, g.ldw, g.ldd)
 	case g.as != compute.F32 && g.as != compute.BF16:
 		return fmt.Errorf("cuda: gemm to %v", g.as)
-	case g.swiglu && (g.as != compute.BF16 || g.dst%16 != 0 || g.ldd%8 != 0 || g.out%16 != 0 || g.bias != 0 || g.scale != 0 || g.act != compute.Identity || g.add):
+	case g.swiglu && (g.as != compute.BF16 || g.dst%16 != 0 || g.ldd%8 != 0 || g.out%16 != 0),
+		g.swiglu && (g.bias != 0 || g.scale != 0 || g.act != compute.Identity || g.add):
 		return errors.New("cuda: gemm: swiglu is for bfloat16 rows on 16 bytes, a multiple of 16 columns and nothing else")
 	case !g.aligned() && g.ldw != g.in:
 		return fmt.Errorf("cuda: gemm: rows of w [%d, %d] are %d apart, and something is not on 16 bytes", g.out, g.in, g.ldw)

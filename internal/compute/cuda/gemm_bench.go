@@ -110,7 +110,8 @@ func (d *device) blasBest(g gemm) func(*stream) (func(*stream, int), error) {
 func (d *device) matmulCeiling() compute.Benchmark {
 	const n = 8192
 	g := gemm{rows: n, in: n, out: n, as: compute.BF16}
-	return d.benchmark(compute.Benchmark{What: compute.CeilingMatmul, Shape: fmt.Sprintf("%dx%dx%d", n, n, n), FLOPs: 2 * float64(n) * n * n}, alone,
+	b := compute.Benchmark{What: compute.CeilingMatmul, Shape: fmt.Sprintf("%dx%dx%d", n, n, n), FLOPs: 2 * float64(n) * n * n}
+	return d.benchmark(b, alone,
 		func(s *stream) (func(*stream, int), error) {
 			if d.blas.open(d) == nil {
 				return d.blasBest(g)(s)

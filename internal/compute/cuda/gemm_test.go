@@ -164,7 +164,9 @@ func TestGemm(t *testing.T) {
 		t.Log(err)
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
-	for _, size := range [][3]int{{1, 8, 8}, {7, 24, 40}, {64, 64, 64}, {129, 136, 72}, {257, 520, 200}, {300, 1000, 136}, {515, 264, 1096}, {33, 17, 19}} {
+	for _, size := range [][3]int{
+		{1, 8, 8}, {7, 24, 40}, {64, 64, 64}, {129, 136, 72}, {257, 520, 200}, {300, 1000, 136}, {515, 264, 1096}, {33, 17, 19},
+	} {
 		rows, out, in := size[0], size[1], size[2]
 		for i, g := range []gemm{
 			{as: compute.BF16}, {as: compute.F32},
