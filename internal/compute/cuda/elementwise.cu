@@ -153,6 +153,8 @@ AF_INLINE void norm_long(const af_norm_args &a, uint32_t r, float *slots) {
 AF_KERNEL(norm_short, 256) {
 	const uint32_t lane = threadIdx.x & 31, warps = blockDim.x >> 5;
 	auto sum = [](float v) { return warp_sum(v); };
+	pdl_launch();
+	pdl_wait();
 	for (uint32_t r = 2 * (blockIdx.x * warps + (threadIdx.x >> 5)); r < a.x.rows; r += 2 * gridDim.x * warps) {
 		if (a.x.cols <= 512) norm_held<2, 2>(a, r, lane, 32, sum);
 		else norm_held<2, 4>(a, r, lane, 32, sum);
