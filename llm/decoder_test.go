@@ -131,7 +131,7 @@ var tolerances = map[compute.DType]float64{compute.F32: 2e-5, compute.BF16: 4e-2
 var types = []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4}
 
 func TestGoldenLogits(t *testing.T) {
-	for _, dir := range []string{"llama", "llama3", "qwen2"} {
+	for _, dir := range []string{"llama", "llama3", "qwen2", "phi3"} {
 		t.Run(dir, func(t *testing.T) {
 			onDevices(t, func(t *testing.T, dev compute.Device) {
 				for as, tolerance := range tolerances {
@@ -171,7 +171,7 @@ func TestGoldenLogits(t *testing.T) {
 }
 
 func TestGoldenGreedy(t *testing.T) {
-	for _, dir := range []string{"llama", "llama3", "qwen2"} {
+	for _, dir := range []string{"llama", "llama3", "qwen2", "phi3"} {
 		t.Run(dir, func(t *testing.T) {
 			onDevices(t, func(t *testing.T, dev compute.Device) {
 				m := testDecoder(t, os.DirFS("testdata/"+dir), dev, compute.F32)

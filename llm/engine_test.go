@@ -290,7 +290,7 @@ func TestLoadRefuses(t *testing.T) {
 }
 
 func FuzzConfig(f *testing.F) {
-	for _, dir := range []string{"llama", "llama3", "qwen2", "vlm"} {
+	for _, dir := range []string{"llama", "llama3", "qwen2", "phi3", "vlm"} {
 		f.Add(must(os.ReadFile("testdata/" + dir + "/config.json")))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -9,7 +9,7 @@ import pathlib
 import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 HERE = pathlib.Path(__file__).parent
 LENGTH, PROMPT, NEW = 33, 5, 16
@@ -116,6 +116,10 @@ def main():
     decoder("qwen2", Qwen2ForCausalLM(Qwen2Config(**shape, num_key_value_heads=1, rms_norm_eps=1e-5, tie_word_embeddings=True,
                                                  rope_parameters={"rope_type": "default", "rope_theta": 1e6})).eval(), range(200, 300))
     vlm(range(300, 400))
+    # Phi-3-mini's shape in small: as many key heads as query heads, of a size that is no power of two, and 4k positions all seen.
+    phi3 = Phi3Config(**(shape | {"hidden_size": 36}), num_key_value_heads=6, rms_norm_eps=1e-5, tie_word_embeddings=False, sliding_window=None,
+                      pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    decoder("phi3", Phi3ForCausalLM(phi3).eval(), range(400, 500))
 
 
 main()
