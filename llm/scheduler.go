@@ -336,6 +336,7 @@ func (s *scheduler) finish(r *request, finish string, err error) {
 		r.kv.close()
 	}
 	s.forget(r)
+	s.count() // whoever has its answer finds it counted
 	r.close(finish, err)
 }
 
@@ -360,6 +361,7 @@ func (s *scheduler) fail(riders []*request, err error) {
 	for _, r := range append([]*request(nil), riders...) {
 		r.kv.drop()
 		s.forget(r)
+		s.count()
 		r.close("", err)
 	}
 	if errors.Is(err, compute.ErrDeviceLost) {
