@@ -4,7 +4,6 @@ package cuda
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -109,36 +108,6 @@ func (d *device) ceilings() []compute.Benchmark {
 
 // timeAlone is the median seconds of what fn puts in the stream, outside of any graph and with a pause after each.
 func (s *stream) timeAlone(fn func()) (float64, error) {
-	from, err := newEvent()
-	if err != nil {
-		return 0, err
-	}
-	defer from.free()
-	to, err := newEvent()
-	if err != nil {
-		return 0, err
-	}
-	defer to.free()
-	var all []float64
-	for i := range 12 { // the first two warm up
-		if err := from.record(&s.cu); err != nil {
-			return 0, err
-		}
-		fn()
-		if s.err != nil {
-			return 0, s.err
-		}
-		if err := errors.Join(to.record(&s.cu), to.wait()); err != nil {
-			return 0, err
-		}
-		ms, err := to.since(&from)
-		if err != nil {
-			return 0, err
-		}
-		if i >= 2 {
-			all = append(all, float64(ms)/1e3)
-		}
-	}
-	slices.Sort(all)
-	return all[len(all)/2], nil
+	ms, err := s.between(2, 10, fn)
+	return ms / 1e3, err
 }

@@ -167,7 +167,13 @@ func (d *device) time(reps int, fn func(s *stream, i int)) (time.Duration, error
 		return 0, err
 	}
 	defer g.close()
-	s := d.stream
+	ms, err := d.stream.between(1, 7, g.launch)
+	return time.Duration(ms / float64(reps) * float64(time.Millisecond)), err
+}
+
+// between is the median milliseconds on the device of what fn puts in the stream, over so many runs after those that warm up, with a
+// pause after each.
+func (s *stream) between(warm, runs int, fn func()) (float64, error) {
 	from, err := newEvent()
 	if err != nil {
 		return 0, err
@@ -178,32 +184,28 @@ func (d *device) time(reps int, fn func(s *stream, i int)) (time.Duration, error
 		return 0, err
 	}
 	defer to.free()
-	var ms []float64
-	for i := range 8 {
+	var all []float64
+	for i := range warm + runs {
 		if err := from.record(&s.cu); err != nil {
 			return 0, err
 		}
-		g.launch()
-		if err := to.record(&s.cu); err != nil {
-			return 0, err
-		}
-		if err := to.wait(); err != nil {
-			return 0, err
-		}
+		fn()
 		if s.err != nil {
 			return 0, s.err
 		}
-		if i == 0 {
-			continue
+		if err := errors.Join(to.record(&s.cu), to.wait()); err != nil {
+			return 0, err
 		}
-		t, err := to.since(&from)
+		ms, err := to.since(&from)
 		if err != nil {
 			return 0, err
 		}
-		ms = append(ms, t)
+		if i >= warm {
+			all = append(all, float64(ms))
+		}
 	}
-	slices.Sort(ms)
-	return time.Duration(ms[len(ms)/2] / float64(reps) * float64(time.Millisecond)), nil
+	slices.Sort(all)
+	return all[len(all)/2], nil
 }
 
 // tensorMap is encodeTensorMap with an error that names the shape.
