@@ -837,6 +837,13 @@ func (s *Store) Watched(ctx context.Context) (list []Stretch, err error) {
 	return list, err
 }
 
+// Backlog is how many frames are on their way to the disk.
+func (s *Store) Backlog() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.waiting) + len(s.writing)
+}
+
 // StoreStats say what a store holds.
 type StoreStats struct {
 	Budget   int64      `json:"budget"`

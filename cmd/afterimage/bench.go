@@ -20,6 +20,7 @@ type benchCmd struct {
 	Encoder benchEncoderCmd `cmd:"" help:"Time encoding alone, in batches of several sizes."`
 	Kernels benchKernelsCmd `cmd:"" help:"Time the kernels of a GPU, each beside what the machine allows at best."`
 	Soak    benchSoakCmd    `cmd:"" help:"Watch a camera for a while, and memory and CPU with it."`
+	Month   benchMonthCmd   `cmd:"" help:"Remember thirty days of made-up frames, in memory and on disk, and time it day by day."`
 }
 
 type benchSimCmd struct {
