@@ -47,6 +47,10 @@ func (c *Coverage) limits() (time.Duration, int) {
 func (c *Coverage) Mark(wall time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.mark(wall)
+}
+
+func (c *Coverage) mark(wall time.Time) {
 	gap, limit := c.limits()
 	// i is the first span that begins after wall, so only i-1 and i can touch it.
 	i := len(c.spans)
@@ -71,6 +75,48 @@ func (c *Coverage) Mark(wall time.Time) {
 			c.forgetSmallest()
 		}
 	}
+}
+
+// Restore adds stretches that were watched before this map began, as Spans gave them.
+func (c *Coverage) Restore(spans []Span) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range spans {
+		if s.To.Before(s.From) {
+			continue
+		}
+		c.mark(s.From)
+		// The span that From is in now reaches to To; what lies between is joined.
+		i := sort.Search(len(c.spans), func(j int) bool { return c.spans[j].From.After(s.From) }) - 1
+		c.spans[i].To = later(c.spans[i].To, s.To)
+		gap, _ := c.limits()
+		n := i + 1
+		for n < len(c.spans) && c.spans[n].From.Sub(c.spans[i].To) <= gap {
+			c.spans[i].To = later(c.spans[i].To, c.spans[n].To)
+			n++
+		}
+		c.spans = slices.Delete(c.spans, i+1, n)
+	}
+}
+
+// Cut takes [from, to) out: nobody watched then, as far as this map knows.
+func (c *Coverage) Cut(from, to time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var left []Span
+	for _, s := range c.spans {
+		if s.To.Before(from) || !s.From.Before(to) {
+			left = append(left, s)
+			continue
+		}
+		if s.From.Before(from) {
+			left = append(left, Span{s.From, from.Add(-1)})
+		}
+		if !s.To.Before(to) {
+			left = append(left, Span{to, s.To})
+		}
+	}
+	c.spans = left
 }
 
 // forgetSmallest closes the smallest gap, the earliest of equals. It claims that a short hole was watched, the smallest untruth

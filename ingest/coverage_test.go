@@ -137,3 +137,21 @@ func BenchmarkCoverageMark(b *testing.B) {
 		c.Mark(noon.Add(time.Duration(i) * 500 * time.Millisecond))
 	}
 }
+
+func TestCoverageRestoreAndCut(t *testing.T) {
+	c := ingest.NewCoverage(0, 0)
+	for s := 100; s <= 110; s++ {
+		c.Mark(at(float64(s)))
+	}
+	c.Restore([]ingest.Span{span(0, 20), span(30, 98), span(5, 4), span(200, 200)})
+	assert.Equal(t, []ingest.Span{span(0, 20), span(30, 110), span(200, 200)}, c.Spans())
+	c.Cut(at(10), at(50))
+	c.Cut(at(200), at(201))
+	assert.Equal(t, []ingest.Span{{From: at(0), To: at(10).Add(-1)}, span(50, 110)}, c.Spans())
+	for s, watched := range map[float64]bool{9: true, 10: false, 20: false, 50: true} {
+		assert.Equal(t, watched, c.Watched(at(s)), "%g", s)
+	}
+	c.Cut(at(0), at(1000))
+	assert.Empty(t, c.Spans())
+	assert.False(t, c.Watched(at(105)))
+}
