@@ -60,7 +60,8 @@ func (s *Session) snapshot(q Question) *memorybank.Snapshot {
 	switch {
 	case warm == nil, q.MaxVisualTokens != 0, newest.Now-warm.Now > time.Duration(s.warm.age.Load()):
 		return newest
-	case len(clockTimes(q.Text, newest.Epoch.Location())) > 0:
+	}
+	if times, _ := timesIn(q.Text, s.now().In(newest.Epoch.Location())); len(times) > 0 {
 		return newest
 	}
 	return warm
