@@ -31,7 +31,7 @@ func choose(s *Snapshot, entries []Entry, query []float32, left *budget) []Entry
 	near := nearest(entries, query)
 	if s.Prefer != AnyTime {
 		rows, n := 0, 0
-		for n < len(near) && rows <= 2*left.left {
+		for n < len(near) && rows < 2*left.left {
 			rows += entries[near[n]].Tokens.Rows
 			n++
 		}

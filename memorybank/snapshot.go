@@ -15,6 +15,7 @@ type Snapshot struct {
 	Prefer  Order         // which of several fitting moments Select takes where not all fit; AnyTime in a Bank's snapshots
 
 	strategy Strategy
+	narrowed bool // by Between: entries may reach beyond the stretch that was asked for
 }
 
 // Select returns what a prompt about this snapshot shows, in prompt order: never more than budget visual tokens (rows of Tokens);
@@ -24,6 +25,20 @@ func (s *Snapshot) Select(query []float32, budget int) []Entry {
 		return nil
 	}
 	return s.strategy.Select(s, query, max(budget, 0))
+}
+
+// prefixer is a Strategy whose prompts about the whole of a memory begin alike, whatever is asked.
+type prefixer interface {
+	Prefix(s *Snapshot, budget int) []Entry
+}
+
+// Prefix returns what every prompt about this snapshot within budget begins with, to be prefilled ahead of questions: for strategies that
+// select by question, that part which does not depend on it; for others, all.
+func (s *Snapshot) Prefix(budget int) []Entry {
+	if p, ok := s.strategy.(prefixer); ok && s.Version > 0 {
+		return p.Prefix(s, max(budget, 0))
+	}
+	return s.Select(nil, budget)
 }
 
 // Wall returns the wall-clock time of an entry's time.
@@ -36,7 +51,7 @@ const reach = 2 * time.Second
 // Between returns the part of s that is about [from, to): the entries that hold anything of it, and the newest frame if it lies
 // there. nil when there is nothing.
 func (s *Snapshot) Between(from, to time.Duration) *Snapshot {
-	part := &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: s.Now, Prefer: s.Prefer, strategy: s.strategy}
+	part := &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: s.Now, Prefer: s.Prefer, strategy: s.strategy, narrowed: true}
 	for _, e := range s.Entries {
 		if e.Start < to && e.End+reach > from {
 			part.Entries = append(part.Entries, e)
