@@ -40,8 +40,8 @@ func New(epoch time.Time, s Strategy) *Bank {
 	return b
 }
 
-// Add takes one frame: Tokens on the encoder's own grid, At, and Thumb if there is one. Start, End, Weight, Role and ID are
-// set here. Time never runs backwards in a bank: a frame that claims to be older than the newest one counts as just as old.
+// Add takes one frame: Tokens on the encoder's own grid, At, and Thumb and Indicator if there are. Without an Indicator, the mean
+// of its rows becomes it. Start, End, Weight, Role, Level and ID are set here. Time never runs backwards in a bank: a frame that claims to be older than the newest one counts as just as old.
 // The bank owns Tokens and Thumb from here on; nobody may write to them. Add panics when called concurrently, and when the
 // number of rows is not that of the grid: both are errors of the program, not of its input.
 func (b *Bank) Add(e Entry) {
@@ -56,8 +56,11 @@ func (b *Bank) Add(e Entry) {
 	old := b.current.Load()
 	e.At = max(e.At, old.Now)
 	e.Start, e.End, e.Weight, e.Role = e.At, e.At, 1, Detail
-	e.ID = (old.Version + 1) * idStep
-	e.exemplar, e.ward = nil, 0
+	e.ID, e.Level = (old.Version+1)*idStep, 0
+	e.part, e.seq, e.merges, e.exemplar, e.ward = 0, 0, 0, nil, 0
+	if e.Indicator.None() {
+		e.Indicator = NewIndicator(gist(e.Tokens))
+	}
 	next := &Snapshot{
 		Version: old.Version + 1, Epoch: old.Epoch, Now: e.At,
 		Entries: b.strategy.Update(old.Entries, e), Newest: e, strategy: b.strategy,

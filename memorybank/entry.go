@@ -13,9 +13,9 @@ import (
 type Role uint8
 
 const (
-	Synopsis Role = iota // a span of time, averaged, on the coarse grid
-	Detail               // one exemplar frame on the fine grid
-	Newest               // the newest frame on the fine grid
+	Synopsis Role = iota // coarse rows: of one frame, or the mean over a span of time; shown with the time it starts at
+	Detail               // one frame on the encoder's grid
+	Newest               // the newest frame on the encoder's grid
 )
 
 func (r Role) String() string { return [...]string{"synopsis", "detail", "newest"}[r] }
@@ -28,12 +28,18 @@ type Entry struct {
 	ID         uint64         // unique within a Bank's life; a pooled view of an entry has its own ID
 	Start, End time.Duration  // span covered, since the Bank's epoch (wall clock)
 	At         time.Duration  // the exemplar's time, Start <= At <= End; what Thumb and a Detail's Tokens show
-	Weight     float32        // frames averaged into Tokens
+	Weight     float32        // frames that Tokens stand for
 	Role       Role           //
+	Level      uint8          // times that Tokens were averaged 2x2, from the encoder's grid down to Grid
 	Grid       Grid           // layout of Tokens
 	Tokens     compute.Matrix // [Grid.H*Grid.W, dim], encoder output
 	Thumb      []byte         // JPEG of the frame at At; nil when the source had none
+	Indicator  Indicator      // what it shows, for questions to find it by
 
-	exemplar *exemplar // the frame that stands for a span; set by strategies that average
-	ward     float64   // what merging this entry with the one before it would cost; set by Flash
+	// What strategies note on their entries. part, seq and merges are saved with a bank; the rest is worked out again.
+	part     uint8     // which of the strategy's own lists it is in
+	seq      uint64    // when it was put in that list, for lists that are not in time order
+	merges   uint32    // merges that made it
+	exemplar *exemplar // the frame that stands for a span; set by strategies that average; saved
+	ward     float64   // what merging this entry with the one before it would cost
 }

@@ -1,6 +1,7 @@
 package memorybank
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
@@ -39,7 +40,7 @@ import (
 //   - Details come in time order and never twice; the code orders them by weight and may repeat one.
 //
 // With a budget below the strategy's own size, the newest frame comes first, then exemplars by weight, then as many clusters
-// as fit, thinned evenly over the list. Thinning keeps IDs, so cached work stays valid, and never claims a span it does not show.
+// as fit: those nearest to the question, or spread evenly where there is no query.
 type Flash struct {
 	Synopsis int // most clusters; 64
 	Detail   int // exemplars shown; 8; below 0 none
@@ -86,7 +87,7 @@ func (f Flash) Update(old []Entry, e Entry) []Entry {
 // clusterOf returns a frame as a cluster of its own.
 func clusterOf(e Entry) Entry {
 	c := e
-	c.ID, c.Role = e.ID+pooledID, Synopsis
+	c.ID, c.Role, c.Level = e.ID+pooledID, Synopsis, e.Level+1
 	c.Grid, c.Tokens = pool2x2(e.Grid, e.Tokens)
 	c.exemplar = &exemplar{frame: e, own: c.Tokens}
 	return c
@@ -122,27 +123,26 @@ func mergeCheapest(entries []Entry, id uint64) []Entry {
 	return entries
 }
 
-// merge makes one entry of two neighbours, a the earlier.
+// merge makes one entry of two neighbours, a the earlier. Where frames stand for them, the one nearer to the mean goes on to do so.
 func merge(a, b Entry, id uint64) Entry {
-	m := a
-	m.ID, m.End, m.Weight = id, b.End, a.Weight+b.Weight
-	if a.Grid != b.Grid || a.Tokens.Cols != b.Tokens.Cols { // cannot be averaged: the heavier one stands for both
-		if b.Weight > a.Weight {
-			m.Grid, m.Tokens, m.exemplar, m.At, m.Thumb = b.Grid, b.Tokens, b.exemplar, b.At, b.Thumb
-		}
+	m := average(a, b, id)
+	if a.exemplar == nil || b.exemplar == nil {
 		return m
 	}
-	m.Tokens = mean(a.Tokens, a.Weight, b.Tokens, b.Weight)
-	// Two single frames are equally far from their mean, whatever rounding says: a tie, so the earlier stays.
-	single := a.Weight == 1 && b.Weight == 1
-	if !single && distance(b.exemplar.own, m.Tokens) < distance(a.exemplar.own, m.Tokens) {
-		m.exemplar, m.At, m.Thumb = b.exemplar, b.At, b.Thumb
+	stays := a
+	if !alike(a, b) {
+		if b.Weight > a.Weight {
+			stays = b
+		}
+	} else if single := a.Weight == 1 && b.Weight == 1; !single && distance(b.exemplar.own, m.Tokens) < distance(a.exemplar.own, m.Tokens) {
+		stays = b // two single frames are equally far from their mean, whatever rounding says: a tie, so the earlier stays
 	}
+	m.exemplar, m.At, m.Thumb = stays.exemplar, stays.At, stays.Thumb
 	return m
 }
 
 // Select implements Strategy: details in time order, then the synopsis in time order, then the newest frame.
-func (f Flash) Select(s *Snapshot, _ []float32, budget int) []Entry {
+func (f Flash) Select(s *Snapshot, query []float32, budget int) []Entry {
 	_, detail := f.sizes()
 	left := newBudget(budget)
 	newest := s.Newest.Tokens.Rows > 0 && left.take(s.Newest)
@@ -173,35 +173,25 @@ func (f Flash) Select(s *Snapshot, _ []float32, budget int) []Entry {
 	for _, i := range byWeight {
 		shown = append(shown, s.Entries[i].exemplar.frame)
 	}
-	shown = append(shown, thin(s.Entries, left)...)
+	shown = append(shown, choose(s, s.Entries, query, &left)...)
 	if newest {
 		shown = append(shown, s.Newest)
 	}
 	return shown
 }
 
-// thin returns as many entries as fit, spread evenly.
-func thin(entries []Entry, left budget) []Entry {
-	if left.unlimited {
-		return entries
-	}
-	least := math.MaxInt
-	for _, e := range entries {
-		least = min(least, e.Tokens.Rows)
-	}
-	for n := min(len(entries), left.left/least); n > 0; n-- {
-		rows, picked := 0, make([]Entry, 0, n)
-		for i := range n {
-			e := entries[(2*i+1)*len(entries)/(2*n)]
-			rows += e.Tokens.Rows
-			picked = append(picked, e)
-		}
-		if rows <= left.left {
-			return picked
+// restored implements restorer.
+func (f Flash) restored(entries []Entry) error {
+	for i := range entries {
+		e := &entries[i]
+		switch {
+		case e.exemplar == nil:
+			return fmt.Errorf("entry.%d: no exemplar", i)
+		case i > 0 && e.Start < entries[i-1].End:
+			return fmt.Errorf("entry.%d begins before the one before it ends", i)
+		case i > 0:
+			e.ward = wardCost(entries[i-1], *e)
 		}
 	}
 	return nil
 }
-
-// averages marks strategies whose entries have exemplars, for Restore.
-func (f Flash) averages() {}

@@ -68,3 +68,18 @@ func gistDistance(a, b compute.Matrix) float64 {
 	}
 	return sum / float64(a.Rows*a.Rows)
 }
+
+// gist returns the mean of m's rows.
+func gist(m compute.Matrix) []float32 {
+	sum := make([]float64, m.Cols)
+	for r := range m.Rows {
+		for c, v := range m.Row(r) {
+			sum[c] += float64(v)
+		}
+	}
+	out := make([]float32, m.Cols)
+	for c, v := range sum {
+		out[c] = float32(v / float64(max(m.Rows, 1)))
+	}
+	return out
+}

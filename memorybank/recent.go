@@ -35,23 +35,3 @@ func (r Recent) Select(s *Snapshot, _ []float32, budget int) []Entry {
 	}
 	return shown
 }
-
-// budget counts visual tokens down.
-type budget struct {
-	left      int
-	unlimited bool
-}
-
-func newBudget(tokens int) budget { return budget{left: tokens, unlimited: tokens == 0} }
-
-// take reports whether e still fits, and if so spends its rows.
-func (b *budget) take(e Entry) bool {
-	if b.unlimited {
-		return true
-	}
-	if e.Tokens.Rows > b.left {
-		return false
-	}
-	b.left -= e.Tokens.Rows
-	return true
-}

@@ -1,16 +1,21 @@
 package memorybank
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Snapshot is the bank at one instant. It never changes and may be kept as long as anyone likes.
 type Snapshot struct {
 	Version uint64        // frames added so far; 0 is the empty bank
 	Epoch   time.Time     // what entries' times count from
 	Now     time.Duration // the newest frame's time
-	Entries []Entry       // the strategy's, oldest first, spans ordered and disjoint; read-only
+	Entries []Entry       // the strategy's, in its own order; read-only
 	Newest  Entry         // the newest frame, Role Newest; the zero Entry when the bank is empty
+	Prefer  Order         // which of several fitting moments Select takes where not all fit; AnyTime in a Bank's snapshots
 
 	strategy Strategy
+	narrowed bool // by Between: entries may reach beyond the stretch that was asked for
 }
 
 // Select returns what a prompt about this snapshot shows, in prompt order: never more than budget visual tokens (rows of Tokens);
@@ -20,6 +25,20 @@ func (s *Snapshot) Select(query []float32, budget int) []Entry {
 		return nil
 	}
 	return s.strategy.Select(s, query, max(budget, 0))
+}
+
+// prefixer is a Strategy whose prompts about the whole of a memory begin alike, whatever is asked.
+type prefixer interface {
+	Prefix(s *Snapshot, budget int) []Entry
+}
+
+// Prefix returns what every prompt about this snapshot within budget begins with, to be prefilled ahead of questions: for strategies that
+// select by question, that part which does not depend on it; for others, all.
+func (s *Snapshot) Prefix(budget int) []Entry {
+	if p, ok := s.strategy.(prefixer); ok && s.Version > 0 {
+		return p.Prefix(s, max(budget, 0))
+	}
+	return s.Select(nil, budget)
 }
 
 // Wall returns the wall-clock time of an entry's time.
@@ -32,7 +51,7 @@ const reach = 2 * time.Second
 // Between returns the part of s that is about [from, to): the entries that hold anything of it, and the newest frame if it lies
 // there. nil when there is nothing.
 func (s *Snapshot) Between(from, to time.Duration) *Snapshot {
-	part := &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: s.Now, strategy: s.strategy}
+	part := &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: s.Now, Prefer: s.Prefer, strategy: s.strategy, narrowed: true}
 	for _, e := range s.Entries {
 		if e.Start < to && e.End+reach > from {
 			part.Entries = append(part.Entries, e)
@@ -47,23 +66,51 @@ func (s *Snapshot) Between(from, to time.Duration) *Snapshot {
 	return part
 }
 
-// At returns s as of t, as far as one picture tells: the exemplar of the entry that covers t is its newest frame. nil when no
-// entry does.
+// At returns s as of t, as far as one picture tells: the frame that stands for the entry that knows most of that moment is its
+// newest. That is the finest one whose span holds t, or ends last before it; nil when none does within a few seconds.
 func (s *Snapshot) At(t time.Duration) *Snapshot {
-	for i, e := range s.Entries {
-		later := i+1 < len(s.Entries) && s.Entries[i+1].Start <= t
-		if later || t < e.Start-reach || t > e.End+reach {
+	var best *Entry
+	var bestGap time.Duration
+	for i := range s.Entries {
+		e := &s.Entries[i]
+		gap := max(t-e.End, 0)
+		if e.Start > t {
+			gap = e.Start - t + reach // only where nothing was there before
+		}
+		if e.Start > t+reach || gap > 2*reach || e.Start <= t && gap > reach {
 			continue
 		}
-		frame := e
-		if e.exemplar != nil {
-			frame = e.exemplar.frame
+		if best == nil || knowsMore(e, gap, best, bestGap, t) {
+			best, bestGap = e, gap
 		}
-		newest := frame
-		newest.Role = Newest
-		return &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: newest.At, Newest: newest, strategy: moment{newest}}
 	}
-	return nil
+	if best == nil {
+		return nil
+	}
+	frame := best.frame()
+	if frame.Level == 0 {
+		frame.Role = Newest
+	}
+	return &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: frame.At, Newest: frame, strategy: moment{frame}}
+}
+
+// knowsMore reports whether a tells more of the moment t than b does. The gaps are how far their spans are from it.
+func knowsMore(a *Entry, gapA time.Duration, b *Entry, gapB time.Duration, t time.Duration) bool {
+	fa, fb := a.frame(), b.frame()
+	return cmp.Or(
+		cmp.Compare(fa.Level, fb.Level),
+		cmp.Compare(gapA, gapB),
+		cmp.Compare(a.End-a.Start, b.End-b.Start),
+		cmp.Compare((fa.At-t).Abs(), (fb.At-t).Abs()),
+	) < 0
+}
+
+// frame is the one frame that stands for e: its exemplar, or e itself.
+func (e *Entry) frame() Entry {
+	if e.exemplar != nil {
+		return e.exemplar.frame
+	}
+	return *e
 }
 
 // moment shows one frame, whatever strategy remembered it.

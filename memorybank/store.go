@@ -15,7 +15,7 @@ import (
 )
 
 // storeVersion is that of the layout below; another one is refused.
-const storeVersion = 1
+const storeVersion = 2
 
 // maxStore bounds what Restore reads. The default model's full bank is 5 MB, a large model's a few hundred.
 const maxStore = 4 << 30
@@ -46,7 +46,12 @@ type storeEntry struct {
 	At       int64       `json:"at"`
 	Weight   float32     `json:"weight"`
 	Role     Role        `json:"role"`
+	Level    uint8       `json:"level,omitempty"`
 	Grid     [2]int      `json:"grid"`
+	Point    []byte      `json:"indicator,omitempty"` // FP8 E4M3
+	Part     uint8       `json:"part,omitempty"`
+	Seq      uint64      `json:"seq,omitempty"`
+	Merges   uint32      `json:"merges,omitempty"`
 	Exemplar *storeEntry `json:"exemplar,omitempty"`
 }
 
@@ -71,7 +76,8 @@ func (s *Snapshot) Save(w io.Writer, o Origin) error {
 			thumbs = append(thumbs, safetensors.Tensor{Name: name + ".thumb", DType: safetensors.U8, Shape: []uint64{uint64(len(e.Thumb))}, Data: e.Thumb})
 		}
 		return storeEntry{
-			ID: e.ID, Start: int64(e.Start), End: int64(e.End), At: int64(e.At), Weight: e.Weight, Role: e.Role, Grid: [2]int{e.Grid.H, e.Grid.W},
+			ID: e.ID, Start: int64(e.Start), End: int64(e.End), At: int64(e.At), Weight: e.Weight, Role: e.Role, Level: e.Level,
+			Grid: [2]int{e.Grid.H, e.Grid.W}, Point: []byte(e.Indicator.codes), Part: e.part, Seq: e.seq, Merges: e.merges,
 		}
 	}
 	for i, e := range s.Entries {
@@ -154,15 +160,6 @@ func restore(r io.Reader, s Strategy, o Origin) (*Bank, error) {
 	snap := &Snapshot{Version: h.Frames, Epoch: h.epoch(), Now: time.Duration(h.Now), strategy: s}
 	for i, se := range h.Entries {
 		snap.Entries = append(snap.Entries, rd.cluster(fmt.Sprintf("entry.%d", i), se))
-		if n := len(snap.Entries) - 1; n > 0 && rd.err == nil {
-			last, e := &snap.Entries[n-1], &snap.Entries[n]
-			if e.Start < last.End {
-				return nil, fmt.Errorf("entry.%d begins before the one before it ends", i)
-			}
-			if e.exemplar != nil {
-				e.ward = wardCost(*last, *e)
-			}
-		}
 	}
 	if h.Newest != nil {
 		snap.Newest = rd.entry("newest", *h.Newest)
@@ -172,6 +169,11 @@ func restore(r io.Reader, s Strategy, o Origin) (*Bank, error) {
 	}
 	if err := snap.check(); err != nil {
 		return nil, err
+	}
+	if w, ok := s.(restorer); ok {
+		if err := w.restored(snap.Entries); err != nil {
+			return nil, err
+		}
 	}
 	b := New(snap.Epoch, s)
 	b.current.Store(snap)
@@ -189,7 +191,10 @@ func (h *storeHeader) epoch() time.Time {
 	return h.Epoch
 }
 
-// check is what holds of every snapshot, and what strategies rely on.
+// restorer is a Strategy that checks what it is given back, and works out again what is not saved. The entries are its own.
+type restorer interface{ restored([]Entry) error }
+
+// check is what holds of every snapshot.
 func (s *Snapshot) check() error {
 	if (s.Version == 0) != (len(s.Entries) == 0) || (s.Version == 0) != (s.Newest.Tokens.Rows == 0) {
 		return fmt.Errorf("%d frames, but %d entries and a newest frame of %d rows", s.Version, len(s.Entries), s.Newest.Tokens.Rows)
@@ -197,7 +202,6 @@ func (s *Snapshot) check() error {
 	if s.Version > math.MaxUint64/idStep-1 || s.Now < 0 {
 		return errors.New("frame count or time out of range")
 	}
-	_, averages := s.strategy.(interface{ averages() })
 	ids := map[uint64]bool{}
 	for i, e := range s.Entries {
 		switch {
@@ -205,8 +209,6 @@ func (s *Snapshot) check() error {
 			return fmt.Errorf("entry.%d: ID %d is taken or not given yet", i, e.ID)
 		case e.End > s.Now:
 			return fmt.Errorf("entry.%d: ends after the newest frame", i)
-		case averages != (e.exemplar != nil):
-			return fmt.Errorf("entry.%d: this strategy needs an exemplar: %v", i, averages)
 		}
 		ids[e.ID] = true
 	}
@@ -245,7 +247,8 @@ func (r *storeReader) entry(name string, se storeEntry) Entry {
 	}
 	e := Entry{
 		ID: se.ID, Start: time.Duration(se.Start), End: time.Duration(se.End), At: time.Duration(se.At), Weight: se.Weight, Role: se.Role,
-		Grid: Grid{H: se.Grid[0], W: se.Grid[1]}, Tokens: compute.NewMatrix(int(t.Shape[0]), int(t.Shape[1])),
+		Level: se.Level, Grid: Grid{H: se.Grid[0], W: se.Grid[1]}, Tokens: compute.NewMatrix(int(t.Shape[0]), int(t.Shape[1])),
+		Indicator: indicatorOf(se.Point), part: se.Part, seq: se.Seq, merges: se.Merges,
 	}
 	for i := range e.Tokens.Data {
 		v := math.Float32frombits(binary.LittleEndian.Uint32(t.Data[4*i:]))

@@ -89,15 +89,15 @@ func TestRestoreRefuses(t *testing.T) {
 		change func(h *storeHeader, f *safetensors.File)
 		want   string
 	}{
-		"version":    {func(h *storeHeader, _ *safetensors.File) { h.Version = 2 }, "format version 2, this program reads 1"},
+		"version":    {func(h *storeHeader, _ *safetensors.File) { h.Version = 1 }, "format version 1, this program reads 2"},
 		"times":      {func(h *storeHeader, _ *safetensors.File) { h.Entries[1].At = -1 }, "entry.1: times"},
-		"order":      {func(h *storeHeader, _ *safetensors.File) { h.Entries[1].Start = 0; h.Entries[0].End = 1e11 }, "entry.1 begins before"},
+		"order":      {func(h *storeHeader, _ *safetensors.File) { h.Entries[1].Start = 0; h.Entries[0].End = h.Entries[1].End }, "entry.1 begins before"},
 		"weight":     {func(h *storeHeader, _ *safetensors.File) { h.Entries[2].Weight = 0 }, "entry.2: weight 0"},
 		"role":       {func(h *storeHeader, _ *safetensors.File) { h.Newest.Role = 9 }, "newest: role 9"},
 		"grid":       {func(h *storeHeader, _ *safetensors.File) { h.Newest.Grid = [2]int{1 << 40, 1 << 40} }, "newest: grid"},
 		"ID taken":   {func(h *storeHeader, _ *safetensors.File) { h.Entries[1].ID = h.Entries[0].ID }, "entry.1: ID"},
 		"ID to come": {func(h *storeHeader, _ *safetensors.File) { h.Entries[1].ID = 21 << 8 }, "entry.1: ID"},
-		"exemplar":   {func(h *storeHeader, _ *safetensors.File) { h.Entries[0].Exemplar = nil }, "needs an exemplar"},
+		"exemplar":   {func(h *storeHeader, _ *safetensors.File) { h.Entries[0].Exemplar = nil }, "entry.0: no exemplar"},
 		"exemplar time": {func(h *storeHeader, _ *safetensors.File) {
 			h.Entries[4].Exemplar.At, h.Entries[4].Exemplar.Start = 1, 1
 		}, "exemplar's time"},

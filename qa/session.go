@@ -30,6 +30,10 @@ type Session struct {
 	watched Watched
 	now     func() time.Time
 	warm    warmth
+
+	// Query puts a question in the space of the entries' Indicators, as a unit vector or nil; set it before the first Ask. Where it is
+	// nil, a memory that does not fit a budget is thinned out evenly.
+	Query func(question string) []float32
 }
 
 // NewSession returns a Session over a bank that someone else fills. now is the clock that questions are asked by, nil for
@@ -108,7 +112,11 @@ func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) 
 	}
 
 	view, question := focus(q.Text, times, &a.Evidence, snap)
-	entries := view.Select(nil, q.MaxVisualTokens)
+	var query []float32
+	if s.Query != nil {
+		query = s.Query(question)
+	}
+	entries := view.Select(query, q.MaxVisualTokens)
 	if err := within(entries, q.MaxVisualTokens); err != nil {
 		return fail(err)
 	}

@@ -30,6 +30,11 @@ type Encoder interface {
 	Grid() (h, w int)
 }
 
+// Indicator is an Encoder that also says what a frame shows, for questions to find it by: a vector in the space of Session.Query.
+type Indicator interface {
+	Indicate(rows compute.Matrix) []float32
+}
+
 // waiting is how many frames may wait for the encoder, and how many of them it takes in one pass when they do.
 const waiting = 4
 
@@ -62,6 +67,7 @@ func Watch(ctx context.Context, src Source, enc Encoder, bank *memorybank.Bank, 
 	}()
 
 	epoch := bank.Snapshot().Epoch
+	indicator, indicates := enc.(Indicator)
 	for f := range frames {
 		batch := append(make([]ingest.Frame, 0, waiting), f)
 		for len(batch) < waiting && len(frames) > 0 {
@@ -76,6 +82,9 @@ func Watch(ctx context.Context, src Source, enc Encoder, bank *memorybank.Bank, 
 			}
 			e.At = batch[i].Wall.Sub(epoch)
 			e.Thumb = thumbnail(batch[i])
+			if indicates {
+				e.Indicator = memorybank.NewIndicator(indicator.Indicate(e.Tokens))
+			}
 			bank.Add(e)
 			for _, m := range meters {
 				m.added(batch[i].Wall)
