@@ -145,7 +145,7 @@ func FuzzClockTimes(f *testing.F) {
 		e := gather(asked, snap, w)
 		sentence, decided := beforeModel(question, e, snap, &w.coverage)
 		require.Equal(t, decided, sentence != "")
-		view, text := focus(question, namedTimes(question, e, snap, &w.coverage), &e, snap)
+		view, text := testFocus(t, question, namedTimes(question, e, snap, &w.coverage), &e, snap)
 		require.NotEmpty(t, view.Select(nil, 0))
 		require.True(t, text == question || text != "" && !e.Focus.From.IsZero())
 		require.False(t, e.Focus.To.Before(e.Focus.From))

@@ -1,8 +1,11 @@
 package qa
 
 import (
+	"context"
 	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	"afterimage/ingest"
 	"afterimage/memorybank"
@@ -10,55 +13,104 @@ import (
 
 // focus turns the times that a question names into what the model is shown and asked. "Was the door open at 14:03:10" is asked of
 // the memory as of that moment, in the present tense; any other question with times ("between 14:00 and 14:10", "in the last ten
-// minutes") of the entries that hold something of them. A small model reads one moment, or ten minutes, far better than it finds them
-// among hours, and the evidence is just what the question is about. Without times, where one of them may be any time, where memory
-// holds nothing of them, and where the question is about now as well, all of it is shown. "The first" and "the last" steer what Select
-// takes where not all fits.
-func focus(question string, times []namedTime, e *Evidence, snap *memorybank.Snapshot) (view *memorybank.Snapshot, text string) {
-	view, text = narrow(question, times, e, snap)
-	if _, rest := timesIn(question, e.Asked); text == question {
-		e.Prefer = preference(rest)
+// minutes") of the entries that hold something of them, with finer ones from the disk where there are. A small model reads one moment, or
+// ten minutes, far better than it finds them among hours, and the evidence is just what the question is about. Without times, where
+// one of them may be any time, where memory holds nothing of them, and where the question is about now as well, all of it is shown. "The
+// first" and "the last" steer what Select takes where not all fits. query is the question that is put to the model, in the space of the
+// entries' indicators, and budget is what Select will have. The error is ctx's.
+func (s *Session) focus(ctx context.Context, question string, times []namedTime, e *Evidence, snap *memorybank.Snapshot, budget int) (
+	view *memorybank.Snapshot, text string, query []float32, err error) {
+	if s.Query != nil {
+		query = s.Query(question)
 	}
-	if e.Prefer != memorybank.AnyTime {
+	if view, text, err = narrow(ctx, question, query, times, e, snap, budget); err != nil {
+		return nil, "", nil, err
+	}
+	if text != question {
+		return view, text, query, nil // one picture, whatever the question prefers
+	}
+	_, rest := timesIn(question, e.Asked)
+	if e.Prefer = preference(rest); e.Prefer != memorybank.AnyTime {
 		steered := *view
 		steered.Prefer = e.Prefer
 		view = &steered
 	}
-	return view, text
+	return view, text, query, nil
 }
 
+// aroundMoment is how much around a moment is read from the disk to find a picture of it.
+const aroundMoment = 3 * time.Second
+
 // narrow is focus without the preference.
-func narrow(question string, times []namedTime, e *Evidence, snap *memorybank.Snapshot) (view *memorybank.Snapshot, text string) {
-	var span ingest.Span
+func narrow(ctx context.Context, question string, query []float32, times []namedTime, e *Evidence, snap *memorybank.Snapshot, budget int) (
+	view *memorybank.Snapshot, text string, err error) {
+	span, ok := spanOf(times)
+	if !ok || aboutNow.MatchString(question) && span.To.Before(e.AsOf) {
+		return snap, question, nil
+	}
+	// recall goes on from memory when the disk fails.
+	recall := func(from, to time.Duration, query []float32, budget int) (*memorybank.Snapshot, error) {
+		part, err := snap.Recall(ctx, from, to, query, budget)
+		switch {
+		case err == nil:
+			return part, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		}
+		e.Note = "finer memories of that time could not be read from the disk: " + err.Error()
+		return snap.Between(from, to), nil
+	}
+	from, to := span.From.Sub(snap.Epoch), span.To.Sub(snap.Epoch)+1
+	if now, ok := inPresentTense(question); ok && len(times) == 1 && times[0].moment {
+		at := from + (to-from)/2
+		around, err := recall(at-aroundMoment, at+aroundMoment, nil, 0)
+		if err != nil {
+			return nil, "", err
+		}
+		if around != nil {
+			view = around.At(at)
+		}
+		if view == nil {
+			view = snap.At(at)
+		}
+		if view != nil {
+			e.Focus = span
+			return view, now, nil
+		}
+	}
+	if view, err = recall(from, to, query, budget); err != nil {
+		return nil, "", err
+	}
+	if view == nil || isWhole(view, snap) {
+		return snap, question, nil
+	}
+	e.Focus = span
+	return view, question, nil
+}
+
+// isWhole reports whether a view of snap leaves nothing out and adds nothing.
+func isWhole(view, snap *memorybank.Snapshot) bool {
+	return view.Newest.ID == snap.Newest.ID && slices.EqualFunc(view.Entries, snap.Entries, func(a, b memorybank.Entry) bool { return a.ID == b.ID })
+}
+
+// spanOf is the stretch that all times lie in that were watched. ok is false without any, and where one may be any time.
+func spanOf(times []namedTime) (span ingest.Span, ok bool) {
 	for _, t := range times {
 		switch {
 		case t.verdict != seen:
 			continue
 		case t.span.From.IsZero():
-			return snap, question
+			return span, false
 		}
-		if span.From.IsZero() || t.span.From.Before(span.From) {
+		if !ok || t.span.From.Before(span.From) {
 			span.From = t.span.From
 		}
 		if t.span.To.After(span.To) {
 			span.To = t.span.To
 		}
+		ok = true
 	}
-	if span.From.IsZero() || aboutNow.MatchString(question) && span.To.Before(e.AsOf) {
-		return snap, question
-	}
-	from, to := span.From.Sub(snap.Epoch), span.To.Sub(snap.Epoch)+1
-	if now, ok := inPresentTense(question); ok && len(times) == 1 && times[0].moment {
-		if view = snap.At(from + (to-from)/2); view != nil {
-			e.Focus = span
-			return view, now
-		}
-	}
-	if view = snap.Between(from, to); view == nil || len(view.Entries) == len(snap.Entries) && view.Newest.ID == snap.Newest.ID {
-		return snap, question
-	}
-	e.Focus = span
-	return view, question
+	return span, ok
 }
 
 // aboutNow is what a question says that asks how something is now: "is the car that came at 14:03 still there".

@@ -268,7 +268,7 @@ func TestFocusKeepsTheTruth(t *testing.T) {
 				times := namedTimes(q.Question, e, snap, coverage)
 				sentence, decided := fromCoverage(times, e, snap)
 				require.False(t, decided, "%s: %s", q.Question, sentence)
-				view, _ := focus(q.Question, times, &e, snap)
+				view, _ := testFocus(t, q.Question, times, &e, snap)
 				steered[e.Prefer]++
 				if e.Prefer != memorybank.AnyTime {
 					require.Contains(t, []string{simcam.Attribute, simcam.Direction, simcam.OrderedNarrative}, q.Type, q.Question)
