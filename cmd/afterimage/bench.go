@@ -19,6 +19,7 @@ type benchCmd struct {
 	Engine  benchEngineCmd  `cmd:"" help:"Time encoding and answering."`
 	Encoder benchEncoderCmd `cmd:"" help:"Time encoding alone, in batches of several sizes."`
 	Kernels benchKernelsCmd `cmd:"" help:"Time the kernels of a GPU, each beside what the machine allows at best."`
+	Memory  benchMemoryCmd  `cmd:"" help:"Compare memory strategies on the same frames, questions and budgets."`
 	Soak    benchSoakCmd    `cmd:"" help:"Watch a camera for a while, and memory and CPU with it."`
 }
 
