@@ -23,17 +23,17 @@ func (s *Session) focus(ctx context.Context, question string, times []namedTime,
 	if s.Query != nil {
 		query = s.Query(question)
 	}
+	_, rest := timesIn(question, e.Asked)
+	if e.Prefer = preference(rest); e.Prefer != memorybank.AnyTime {
+		steered := *snap
+		steered.Prefer = e.Prefer
+		snap = &steered
+	}
 	if view, text, err = narrow(ctx, question, query, times, e, snap, budget); err != nil {
 		return nil, "", nil, err
 	}
 	if text != question {
-		return view, text, query, nil // one picture, whatever the question prefers
-	}
-	_, rest := timesIn(question, e.Asked)
-	if e.Prefer = preference(rest); e.Prefer != memorybank.AnyTime {
-		steered := *view
-		steered.Prefer = e.Prefer
-		view = &steered
+		e.Prefer = memorybank.AnyTime // there is one picture, whatever the question prefers
 	}
 	return view, text, query, nil
 }

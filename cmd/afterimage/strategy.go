@@ -101,6 +101,34 @@ var strategies = []strategy{
 			return memorybank.Reservoir{N: v.int("frames"), Seed: uint64(v.int("seed")), Even: v.bool("even")}
 		},
 	},
+	{
+		name: "propagated", what: "clips summed up one after another, and those that the question selects (VideoStreaming)", learned: true,
+		options: []option{
+			count("clips", 1024, 2, 1<<16, "clips kept"),
+			count("show", 8, 1, 4096, "clips shown when there is no budget"),
+		},
+		make: func(v values, l learned) memorybank.Strategy {
+			return memorybank.Propagated{Encoder: l.recall, Frames: l.recall.Config.ClipFrames, Clips: v.int("clips"), Show: v.int("show"), Failed: l.failed}
+		},
+	},
+	{
+		name: "bridge", what: "memory tokens carried from scene to scene, and those that the question selects (VideoLLaMB)", learned: true,
+		options: []option{
+			count("segments", 1024, 2, 1<<16, "scenes kept"),
+			count("show", 8, 1, 4096, "scenes shown when there is no budget"),
+			segmenterOption("scenes", "what a scene is"),
+		},
+		make: func(v values, l learned) memorybank.Strategy {
+			return memorybank.Bridge{Encoder: l.recall, Segmenter: segmenters[v.string("segment")], Segments: v.int("segments"), Show: v.int("show"), Failed: l.failed}
+		},
+	},
+}
+
+// segmenters are the ways to cut a stream.
+var segmenters = map[string]memorybank.Segmenter{"clips": memorybank.Clips{}, "dips": memorybank.Dips{}, "scenes": memorybank.SceneTilling{}}
+
+func segmenterOption(def, what string) option {
+	return option{name: "segment", what: what + ": clips of 16 pictures, dips of likeness, or scenes between its valleys", def: def, names: slices.Sorted(maps.Keys(segmenters))}
 }
 
 func strategyNames() []string {
