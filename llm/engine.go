@@ -1,6 +1,7 @@
 // Package llm answers from prompts of words and pictures. There are only a few types: a Prompt is Parts in order, an Engine runs
-// a language model on a device for many askers at once and streams Tokens with Stats at the end, and a Drafter guesses ahead so that
-// the engine can verify several tokens in one pass. Below them, unexported: the scheduler decides which rows of which request the
+// a language model on a device for many askers at once and streams Tokens with Stats at the end, a Drafter guesses ahead so that
+// the engine can verify several tokens in one pass, and a Recall is what a model has learned for remembering: it says what rows show, puts
+// questions in the same space, and sums up what passed. Below them, unexported: the scheduler decides which rows of which request the
 // next pass runs, the pool deals out pages of K/V and finds what is there already, and the device's decoder runs the pass.
 //
 // A question's walk is Engine.Generate: wait for a place, share the pages of the longest cached prefix, prefill the rest in chunks,
