@@ -582,7 +582,7 @@ func (s *Store) flush() {
 	if len(rest) == 0 {
 		return
 	}
-	if s.pinned() > s.o.Budget/8 {
+	if bytes, entries := s.pinned(); bytes > s.o.Budget/8 || entries > s.o.Entries/8 { // so that there is always something to thin
 		s.checkpoint()
 	}
 	for len(rest) > 0 {
@@ -648,12 +648,12 @@ func (s *Store) add(f *coldFile, data []byte, old []*coldFile, scrub bool) error
 	return nil
 }
 
-// pinned is the bytes of segments that a replay needs.
-func (s *Store) pinned() (bytes int64) {
+// pinned is what segments hold that a replay needs: they are not thinned.
+func (s *Store) pinned() (bytes int64, entries int) {
 	for i := len(s.files) - 1; i >= 0 && s.isPinned(s.files[i]); i-- {
-		bytes += s.files[i].size
+		bytes, entries = bytes+s.files[i].size, entries+s.files[i].n
 	}
-	return bytes
+	return bytes, entries
 }
 
 func (s *Store) isPinned(f *coldFile) bool { return f.Last > s.saved && !s.tooLarge }
@@ -736,11 +736,12 @@ func (s *Store) shrink(byEntries bool) bool {
 			best, score = i, d
 		}
 	}
-	if best < 0 { // all are as thin as they get: the oldest goes
-		if len(s.files) == 0 || s.isPinned(s.files[0]) {
-			return false
-		}
-		s.drop(s.files[0])
+	if len(s.files) == 0 || s.isPinned(s.files[0]) {
+		return false
+	}
+	// The oldest goes when all are as thin as they get, or what would be thinned in its place is many times as coarse for its age.
+	if oldest := s.files[0]; best < 0 || oldest.Stage == lastStage && density(oldest, now, byEntries) > mostUneven*score {
+		s.drop(oldest)
 		return true
 	}
 	return s.rewrite(s.files[best:s.alike(best)], s.files[best].Stage+1)

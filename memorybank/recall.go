@@ -38,7 +38,7 @@ func (s *Snapshot) Recall(ctx context.Context, from, to time.Duration, query []f
 			f := part.Entries[i].frame()
 			if f.Weight == 1 && f.At >= from && f.At < to {
 				found = append(found, recollection{item: coldItem{start: f.Start, end: f.End, at: f.At, weight: 1, averaged: 1, indicator: f.Indicator},
-					level: f.Level, rows: f.Tokens.Rows, entry: &f})
+					level: f.Level, grid: f.Grid, rows: f.Tokens.Rows, entry: &f})
 			}
 		}
 	}
@@ -70,6 +70,7 @@ func (s *Snapshot) Recall(ctx context.Context, from, to time.Duration, query []f
 type recollection struct {
 	item   coldItem
 	level  uint8
+	grid   Grid
 	rows   int
 	entry  *Entry    // in memory
 	file   *coldFile // or on disk
@@ -92,7 +93,7 @@ func (s *Store) find(snap *Snapshot, from, to time.Duration) []recollection {
 		}
 		for i, it := range f.items {
 			if within(it) {
-				list = append(list, recollection{item: it, level: f.Level, rows: f.r, file: f, index: i})
+				list = append(list, recollection{item: it, level: f.Level, grid: f.grid(), rows: f.r, file: f, index: i})
 			}
 		}
 	}
@@ -100,7 +101,7 @@ func (s *Store) find(snap *Snapshot, from, to time.Duration) []recollection {
 		e := &onTheWay[i]
 		it := coldItem{frame: e.ID / idStep, start: e.Start, end: e.End, at: e.At, weight: 1, averaged: 1, indicator: e.Indicator}
 		if within(it) {
-			list = append(list, recollection{item: it, level: e.Level, rows: e.Tokens.Rows, entry: e})
+			list = append(list, recollection{item: it, level: e.Level, grid: e.Grid, rows: e.Tokens.Rows, entry: e})
 		}
 	}
 	return list
@@ -134,7 +135,7 @@ func plan(found []recollection, prefer Order, query []float32, most int) []recol
 	}
 	coarse := func(m recollection) int {
 		if m.level == 0 && m.item.averaged == 1 {
-			return (m.rows + 3) / 4
+			return (m.grid.H + 1) / 2 * ((m.grid.W + 1) / 2)
 		}
 		return m.rows
 	}

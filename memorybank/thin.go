@@ -13,7 +13,7 @@ import (
 //	3  of every two frames the one that differs more from the one kept before it; it stands for both
 //	4  the same again
 //	5  thumbnails at least a minute apart
-//	6… neighbours averaged two by two, as long as the two together are no longer than an hour
+//	6… neighbours averaged two by two, as long as the two together are no longer than about an hour
 //	15 what is left after that: about an entry an hour. It is only ever dropped whole.
 const (
 	stageBF16 = 1 + iota
@@ -25,9 +25,10 @@ const (
 )
 
 const (
-	longestSpan = time.Hour       // of an entry
-	longestHole = 5 * time.Minute // between two that become one
-	thumbEvery  = time.Minute     // from stageThumbs on
+	longestSpan = 75 * time.Minute // of an entry: what begins as seconds doubles to 68 minutes
+	longestHole = 5 * time.Minute  // between two that become one
+	thumbEvery  = time.Minute      // from stageThumbs on
+	mostUneven  = 16               // how much coarser for its age the rest may be before the oldest is dropped
 )
 
 // coarsen returns entries, which are in time order and of stage-1, as they are at a stage. It leaves the old ones as they are. Of merges at
