@@ -42,7 +42,7 @@ func (p *progress) set(now int, what string) {
 		p.said = time.Now()
 		left := ""
 		if now > 0 && now < p.all {
-			left = fmt.Sprintf(", about %s left", (time.Since(p.from) * time.Duration(p.all-now) / time.Duration(now)).Round(time.Second))
+			left = fmt.Sprintf(", about %s left", time.Duration(float64(time.Since(p.from))*float64(p.all-now)/float64(now)).Round(time.Second))
 		}
 		fmt.Fprintf(p.w, "%s: %d of %d%s\n", what, now, p.all, left)
 	}
