@@ -117,16 +117,9 @@ func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err err
 	if err != nil {
 		return nil, err
 	}
-	raw, err := fs.ReadFile(fsys, "tokenizer.json")
+	tok, err := readTokenizer(fsys, c)
 	if err != nil {
 		return nil, fmt.Errorf("llm: %w", err)
-	}
-	tok, err := tokenizer.Load(raw)
-	if err != nil {
-		return nil, fmt.Errorf("llm: %w", err)
-	}
-	if n := tok.VocabSize(); n > c.Vocab {
-		return nil, fmt.Errorf("llm: tokenizer.json has %d tokens, config.json says vocab_size %d", n, c.Vocab)
 	}
 	eos, err := stopTokens(fsys, c, tok)
 	if err != nil {
@@ -138,6 +131,21 @@ func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err err
 	}
 	defer func() { err = errors.Join(err, ck.Close()) }()
 	return load(c, tok, eos, dev, o, ck)
+}
+
+func readTokenizer(fsys fs.FS, c *Config) (*tokenizer.Tokenizer, error) {
+	raw, err := fs.ReadFile(fsys, "tokenizer.json")
+	if err != nil {
+		return nil, err
+	}
+	tok, err := tokenizer.Load(raw)
+	if err != nil {
+		return nil, err
+	}
+	if n := tok.VocabSize(); n > c.Vocab {
+		return nil, fmt.Errorf("tokenizer.json has %d tokens, config.json says vocab_size %d", n, c.Vocab)
+	}
+	return tok, nil
 }
 
 // LoadRandom makes an engine of config.json alone, with random weights, to time what a model of that size takes. It knows no words:

@@ -19,13 +19,20 @@ type Strategy interface {
 	Select(s *Snapshot, query []float32, budget int) []Entry
 }
 
+// clocked is a Strategy that needs to know the time of day. on returns it for entries whose times count from epoch.
+type clocked interface {
+	on(epoch time.Time) Strategy
+}
+
 // idStep is the distance between two frames' IDs; see Strategy.Update.
 const idStep = 1 << 8
 
 // Bank holds the entries of one stream. One goroutine adds, any number take snapshots.
 type Bank struct {
 	strategy Strategy
+	store    *Store     // nil: in memory only
 	adding   sync.Mutex // only to catch a second writer
+	writing  sync.Mutex // held while current changes: by Add and Forget
 	current  atomic.Pointer[Snapshot]
 
 	mu      sync.Mutex
@@ -35,6 +42,9 @@ type Bank struct {
 // New returns an empty bank. Entries' times count from epoch, which is a time on the wall clock; its Location is the one that
 // prompts speak in.
 func New(epoch time.Time, s Strategy) *Bank {
+	if c, ok := s.(clocked); ok {
+		s = c.on(epoch)
+	}
 	b := &Bank{strategy: s}
 	b.current.Store(&Snapshot{Epoch: epoch, strategy: s})
 	return b
@@ -53,19 +63,35 @@ func (b *Bank) Add(e Entry) {
 		panic(fmt.Sprintf("memorybank: Bank.Add: grid %dx%d with %d rows of %d, %d values",
 			e.Grid.H, e.Grid.W, e.Tokens.Rows, e.Tokens.Cols, len(e.Tokens.Data)))
 	}
-	old := b.current.Load()
-	e.At = max(e.At, old.Now)
-	e.Start, e.End, e.Weight, e.Role = e.At, e.At, 1, Detail
-	e.ID, e.Level = (old.Version+1)*idStep, 0
-	e.part, e.seq, e.merges, e.exemplar, e.ward = 0, 0, 0, nil, 0
 	if e.Indicator.None() {
 		e.Indicator = NewIndicator(gist(e.Tokens))
 	}
-	next := &Snapshot{
-		Version: old.Version + 1, Epoch: old.Epoch, Now: e.At,
-		Entries: b.strategy.Update(old.Entries, e), Newest: e, strategy: b.strategy,
+	b.writing.Lock()
+	defer b.writing.Unlock()
+	old := b.current.Load()
+	e.At = max(e.At, old.Now)
+	e = b.put(e, old.Version+1)
+	if b.store != nil {
+		b.store.keep(e)
 	}
+}
+
+// put makes e the bank's frame of that number, and returns it as it was remembered. The caller holds writing.
+func (b *Bank) put(e Entry, number uint64) Entry {
+	old := b.current.Load()
+	e.Start, e.End, e.Weight, e.Role = e.At, e.At, 1, Detail
+	e.ID, e.Level = number*idStep, 0
+	e.part, e.seq, e.merges, e.exemplar, e.ward = 0, 0, 0, nil, 0
+	next := *old
+	next.Version, next.Now = number, e.At
+	next.Entries, next.Newest = b.strategy.Update(old.Entries, e), e
 	next.Newest.Role = Newest
+	b.publish(&next)
+	return e
+}
+
+// publish makes next the newest snapshot.
+func (b *Bank) publish(next *Snapshot) {
 	b.current.Store(next)
 	b.mu.Lock()
 	defer b.mu.Unlock()

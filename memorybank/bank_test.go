@@ -23,10 +23,10 @@ var update = flag.Bool("update", false, "rewrite testdata/*.txt with what happen
 
 // TestScripts runs testdata/*.txt. A line is a command; lines that begin with a tab are what the command printed.
 //
-//	bank flash SYNOPSIS DETAIL | bank recent N
+//	bank flash SYNOPSIS DETAIL | bank recent N | bank propagated FRAMES CLIPS SHOW | bank bridge FRAMES SEGMENTS SHOW
 //	add SECONDS VALUE...     a frame of 2x2 rows that are all (VALUE...)
 //	state                    the snapshot
-//	select BUDGET            what a prompt shows
+//	select BUDGET VALUE...   what a prompt shows; with values, to a question of that direction
 //	hold | held              keep the snapshot; print the kept one
 func TestScripts(t *testing.T) {
 	paths, err := filepath.Glob("testdata/*.txt")
@@ -70,9 +70,14 @@ func (r *scriptRun) command(out *bytes.Buffer, words []string) {
 	}
 	switch words[0] {
 	case "bank":
-		if words[1] == "flash" {
+		switch words[1] {
+		case "flash":
 			r.bank = New(time.Unix(0, 0), Flash{Synopsis: number(2), Detail: number(3)})
-		} else {
+		case "propagated":
+			r.bank = New(time.Unix(0, 0), Propagated{Encoder: fakeEncoder{}, Frames: number(2), Clips: number(3), Show: number(4)})
+		case "bridge":
+			r.bank = New(time.Unix(0, 0), Bridge{Encoder: fakeEncoder{}, Segmenter: Clips{N: number(2)}, Segments: number(3), Show: number(4)})
+		default:
 			r.bank = New(time.Unix(0, 0), Recent{N: number(2)})
 		}
 	case "add":
@@ -92,7 +97,11 @@ func (r *scriptRun) command(out *bytes.Buffer, words []string) {
 	case "held":
 		printState(out, r.held)
 	case "select":
-		shown := r.bank.Snapshot().Select(nil, number(1))
+		var query []float32
+		for i := range words[2:] {
+			query = append(query, float32(number(2+i)))
+		}
+		shown := r.bank.Snapshot().Select(query, number(1))
 		rows := 0
 		for _, e := range shown {
 			printEntry(out, e)

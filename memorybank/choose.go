@@ -31,7 +31,7 @@ func choose(s *Snapshot, entries []Entry, query []float32, left *budget) []Entry
 	near := nearest(entries, query)
 	if s.Prefer != AnyTime {
 		rows, n := 0, 0
-		for n < len(near) && rows <= 2*left.left {
+		for n < len(near) && rows < 2*left.left {
 			rows += entries[near[n]].Tokens.Rows
 			n++
 		}
@@ -90,27 +90,37 @@ func take(entries []Entry, places []int, left *budget) []Entry {
 
 // spread takes as many entries as fit, spread evenly. It keeps IDs, so cached work stays valid, and never claims a span it does not
 // show.
-func spread(entries []Entry, left *budget) []Entry {
-	if left.unlimited {
+func spread(entries []Entry, left *budget) []Entry { return thin(entries, len(entries), left) }
+
+// thin is spread, of at most most entries. Where entries have different numbers of rows it may leave a few tokens over.
+func thin(entries []Entry, most int, left *budget) []Entry {
+	n := max(min(most, len(entries)), 0)
+	if !left.unlimited {
+		least := math.MaxInt
+		for _, e := range entries {
+			least = min(least, e.Tokens.Rows)
+		}
+		n = min(n, left.left/max(least, 1))
+	}
+	for n > 0 {
+		rows := 0
+		for i := range n {
+			rows += entries[(2*i+1)*len(entries)/(2*n)].Tokens.Rows
+		}
+		if left.unlimited || rows <= left.left {
+			left.left -= rows
+			break
+		}
+		n = min(n-1, max(n*left.left/rows, 1))
+	}
+	if n == len(entries) {
 		return entries
 	}
-	least := math.MaxInt
-	for _, e := range entries {
-		least = min(least, e.Tokens.Rows)
+	picked := make([]Entry, n)
+	for i := range picked {
+		picked[i] = entries[(2*i+1)*len(entries)/(2*n)]
 	}
-	for n := min(len(entries), left.left/max(least, 1)); n > 0; n-- {
-		rows, picked := 0, make([]Entry, 0, n)
-		for i := range n {
-			e := entries[(2*i+1)*len(entries)/(2*n)]
-			rows += e.Tokens.Rows
-			picked = append(picked, e)
-		}
-		if rows <= left.left {
-			left.left -= rows
-			return picked
-		}
-	}
-	return nil
+	return picked
 }
 
 // budget counts visual tokens down.

@@ -123,23 +123,21 @@ func mergeCheapest(entries []Entry, id uint64) []Entry {
 	return entries
 }
 
-// merge makes one entry of two neighbours, a the earlier.
+// merge makes one entry of two neighbours, a the earlier. Where frames stand for them, the one nearer to the mean goes on to do so.
 func merge(a, b Entry, id uint64) Entry {
-	m := a
-	m.ID, m.End, m.Weight, m.merges = id, b.End, a.Weight+b.Weight, a.merges+b.merges+1
-	m.Indicator = mixIndicators(a.Indicator, a.Weight, b.Indicator, b.Weight)
-	if a.Grid != b.Grid || a.Tokens.Cols != b.Tokens.Cols { // cannot be averaged: the heavier one stands for both
-		if b.Weight > a.Weight {
-			m.Grid, m.Tokens, m.exemplar, m.At, m.Thumb = b.Grid, b.Tokens, b.exemplar, b.At, b.Thumb
-		}
+	m := average(a, b, id)
+	if a.exemplar == nil || b.exemplar == nil {
 		return m
 	}
-	m.Tokens = mean(a.Tokens, a.Weight, b.Tokens, b.Weight)
-	// Two single frames are equally far from their mean, whatever rounding says: a tie, so the earlier stays.
-	single := a.Weight == 1 && b.Weight == 1
-	if !single && distance(b.exemplar.own, m.Tokens) < distance(a.exemplar.own, m.Tokens) {
-		m.exemplar, m.At, m.Thumb = b.exemplar, b.At, b.Thumb
+	stays := a
+	if !alike(a, b) {
+		if b.Weight > a.Weight {
+			stays = b
+		}
+	} else if single := a.Weight == 1 && b.Weight == 1; !single && distance(b.exemplar.own, m.Tokens) < distance(a.exemplar.own, m.Tokens) {
+		stays = b // two single frames are equally far from their mean, whatever rounding says: a tie, so the earlier stays
 	}
+	m.exemplar, m.At, m.Thumb = stays.exemplar, stays.At, stays.Thumb
 	return m
 }
 

@@ -29,16 +29,19 @@ func NewIndicator(v []float32) Indicator {
 }
 
 // indicatorOf is the indicator with these codes; none where they say nothing.
-func indicatorOf(codes []byte) Indicator {
+func indicatorOf(codes []byte) Indicator { return indicatorOver(string(codes)) }
+
+// indicatorOver is indicatorOf without a copy.
+func indicatorOver(codes string) Indicator {
 	var sum float64
-	for _, c := range codes {
-		d := float64(fromE4M3[c])
+	for i := range len(codes) {
+		d := float64(fromE4M3[codes[i]])
 		sum += d * d
 	}
 	if sum == 0 {
 		return Indicator{}
 	}
-	return Indicator{string(codes), float32(1 / math.Sqrt(sum))}
+	return Indicator{codes, float32(1 / math.Sqrt(sum))}
 }
 
 // None reports whether there is no vector.

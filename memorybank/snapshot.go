@@ -7,23 +7,42 @@ import (
 
 // Snapshot is the bank at one instant. It never changes and may be kept as long as anyone likes.
 type Snapshot struct {
-	Version uint64        // frames added so far; 0 is the empty bank
+	Version uint64        // grows with every frame, by one, and with every Forget; 0 is the bank that nothing was added to
 	Epoch   time.Time     // what entries' times count from
 	Now     time.Duration // the newest frame's time
 	Entries []Entry       // the strategy's, in its own order; read-only
-	Newest  Entry         // the newest frame, Role Newest; the zero Entry when the bank is empty
+	Newest  Entry         // the newest frame, Role Newest; the zero Entry when the bank is empty or the frame was forgotten
 	Prefer  Order         // which of several fitting moments Select takes where not all fit; AnyTime in a Bank's snapshots
 
 	strategy Strategy
+	archive  *Store // what is on disk; nil: nothing is
+	narrowed bool   // by Between: entries may reach beyond the stretch that was asked for
 }
 
 // Select returns what a prompt about this snapshot shows, in prompt order: never more than budget visual tokens (rows of Tokens);
 // 0 means as many as the strategy likes. query is the question's embedding, nil when there is none. An empty bank gives nothing.
 func (s *Snapshot) Select(query []float32, budget int) []Entry {
-	if s.Version == 0 {
+	if s.empty() {
 		return nil
 	}
 	return s.strategy.Select(s, query, max(budget, 0))
+}
+
+// empty reports whether nothing is remembered: nothing was added, or all was forgotten.
+func (s *Snapshot) empty() bool { return len(s.Entries) == 0 && s.Newest.Tokens.Rows == 0 }
+
+// prefixer is a Strategy whose prompts about the whole of a memory begin alike, whatever is asked.
+type prefixer interface {
+	Prefix(s *Snapshot, budget int) []Entry
+}
+
+// Prefix returns what every prompt about this snapshot within budget begins with, to be prefilled ahead of questions: for strategies that
+// select by question, that part which does not depend on it; for others, all.
+func (s *Snapshot) Prefix(budget int) []Entry {
+	if p, ok := s.strategy.(prefixer); ok && !s.empty() {
+		return p.Prefix(s, max(budget, 0))
+	}
+	return s.Select(nil, budget)
 }
 
 // Wall returns the wall-clock time of an entry's time.
@@ -36,7 +55,7 @@ const reach = 2 * time.Second
 // Between returns the part of s that is about [from, to): the entries that hold anything of it, and the newest frame if it lies
 // there. nil when there is nothing.
 func (s *Snapshot) Between(from, to time.Duration) *Snapshot {
-	part := &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: s.Now, Prefer: s.Prefer, strategy: s.strategy}
+	part := &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: s.Now, Prefer: s.Prefer, strategy: s.strategy, archive: s.archive, narrowed: true}
 	for _, e := range s.Entries {
 		if e.Start < to && e.End+reach > from {
 			part.Entries = append(part.Entries, e)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"time"
 
@@ -37,6 +38,8 @@ type storeHeader struct {
 	Now      int64        `json:"now"`
 	Entries  []storeEntry `json:"entries"`
 	Newest   *storeEntry  `json:"newest"`
+	Forgot   bool         `json:"forgot,omitempty"`  // the newest frame was: there is none
+	Carries  bool         `json:"carries,omitempty"` // see carrier
 }
 
 type storeEntry struct {
@@ -57,10 +60,13 @@ type storeEntry struct {
 
 // Save writes the snapshot as one safetensors file: rows as F32, thumbnails as U8, the rest as JSON in the metadata. It holds
 // nobody up: the bank goes on meanwhile.
-func (s *Snapshot) Save(w io.Writer, o Origin) error {
+func (s *Snapshot) Save(w io.Writer, o Origin) error { return s.save(w, o, nil) }
+
+// save is Save with more metadata, which restore gives back.
+func (s *Snapshot) save(w io.Writer, o Origin, more map[string]string) error {
 	h := storeHeader{
 		Version: storeVersion, Origin: o, Strategy: fmt.Sprintf("%#v", s.strategy), Epoch: s.Epoch, Zone: s.Epoch.Location().String(),
-		Frames: s.Version, Now: int64(s.Now), Entries: []storeEntry{},
+		Frames: s.Version, Now: int64(s.Now), Entries: []storeEntry{}, Carries: carries(s.strategy),
 	}
 	var f safetensors.File
 	var thumbs []safetensors.Tensor // after the rows, which so stay aligned
@@ -91,10 +97,11 @@ func (s *Snapshot) Save(w io.Writer, o Origin) error {
 		se.Exemplar = &ex
 		h.Entries = append(h.Entries, se)
 	}
-	if s.Version > 0 {
+	if s.Newest.Tokens.Rows > 0 {
 		e := add("newest", s.Newest)
 		h.Newest = &e
 	}
+	h.Forgot = s.Version > 0 && h.Newest == nil
 	if len(f.Tensors) == 0 { // readers refuse a file without any
 		thumbs = append(thumbs, safetensors.Tensor{Name: "empty", DType: safetensors.U8, Shape: []uint64{1}, Data: []byte{0}})
 	}
@@ -104,6 +111,7 @@ func (s *Snapshot) Save(w io.Writer, o Origin) error {
 	}
 	f.Tensors = append(f.Tensors, thumbs...)
 	f.Metadata = map[string]string{"afterimage": string(text)}
+	maps.Copy(f.Metadata, more)
 	if err := f.Serialize(w); err != nil {
 		return fmt.Errorf("memorybank: save: %w", err)
 	}
@@ -113,14 +121,24 @@ func (s *Snapshot) Save(w io.Writer, o Origin) error {
 // Restore reads a bank that Save wrote; it goes on exactly where that one was, IDs included. What another encoder, configuration or
 // strategy made, and what is not whole, is refused with the reason.
 func Restore(r io.Reader, s Strategy, o Origin) (*Bank, error) {
-	b, err := restore(r, s, o)
+	f, err := readSaved(r)
+	var b *Bank
+	if err == nil {
+		b, err = f.bank(s, o)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("memorybank: restore: %w", err)
 	}
 	return b, nil
 }
 
-func restore(r io.Reader, s Strategy, o Origin) (*Bank, error) {
+// savedBank is a file that Save wrote, before anything is made of it.
+type savedBank struct {
+	storeHeader
+	file *safetensors.File
+}
+
+func readSaved(r io.Reader) (*savedBank, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, maxStore+1))
 	switch {
 	case err != nil:
@@ -136,23 +154,31 @@ func restore(r io.Reader, s Strategy, o Origin) (*Bank, error) {
 	if !ok {
 		return nil, errors.New("not a saved bank: no afterimage metadata")
 	}
-	var h storeHeader
-	if err := json.Unmarshal([]byte(text), &h); err != nil {
+	s := &savedBank{file: f}
+	if err := json.Unmarshal([]byte(text), &s.storeHeader); err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
 	}
-	differ := func(what, have, want string) error {
-		return fmt.Errorf("it was made with %s %q, this is %q", what, have, want)
+	if s.Version != storeVersion {
+		return nil, fmt.Errorf("format version %d, this program reads %d", s.Version, storeVersion)
 	}
-	switch strategy := fmt.Sprintf("%#v", s); {
-	case h.Version != storeVersion:
-		return nil, fmt.Errorf("format version %d, this program reads %d", h.Version, storeVersion)
-	case h.Encoder != o.Encoder:
-		return nil, differ("encoder", h.Encoder, o.Encoder)
-	case h.Config != o.Config:
-		return nil, differ("configuration", h.Config, o.Config)
-	case h.Strategy != strategy:
-		return nil, differ("strategy", h.Strategy, strategy)
+	return s, nil
+}
+
+// errStrategy is wrapped where nothing but the strategy differs.
+var errStrategy = errors.New("it was made with strategy")
+
+// bank makes the bank. Without a strategy it is one to look at and to erase from, not to add to.
+func (h *savedBank) bank(s Strategy, o Origin) (*Bank, error) {
+	if s == nil {
+		s = unknown{h.Strategy, h.Carries}
 	}
+	if err := o.differ(h.Origin); err != nil {
+		return nil, err
+	}
+	if strategy := fmt.Sprintf("%#v", s); h.Strategy != strategy {
+		return nil, fmt.Errorf("%w %q, this is %q", errStrategy, h.Strategy, strategy)
+	}
+	f := h.file
 	rd := storeReader{tensors: make(map[string]safetensors.Tensor, len(f.Tensors))}
 	for _, t := range f.Tensors {
 		rd.tensors[t.Name] = t
@@ -167,7 +193,7 @@ func restore(r io.Reader, s Strategy, o Origin) (*Bank, error) {
 	if rd.err != nil {
 		return nil, rd.err
 	}
-	if err := snap.check(); err != nil {
+	if err := snap.check(h.Forgot); err != nil {
 		return nil, err
 	}
 	if w, ok := s.(restorer); ok {
@@ -179,6 +205,37 @@ func restore(r io.Reader, s Strategy, o Origin) (*Bank, error) {
 	b.current.Store(snap)
 	return b, nil
 }
+
+// differ says why what an Origin made means nothing to o; nil where it does.
+func (o Origin) differ(made Origin) error {
+	switch {
+	case made.Encoder != o.Encoder:
+		return fmt.Errorf("it was made with encoder %q, this is %q", made.Encoder, o.Encoder)
+	case made.Config != o.Config:
+		return fmt.Errorf("it was made with configuration %q, this is %q", made.Config, o.Config)
+	}
+	return nil
+}
+
+// unknown stands for a strategy that made a saved bank, where nobody is going to add to it.
+type unknown struct {
+	text    string
+	carried bool
+}
+
+// GoString is what the strategy is called in files.
+func (u unknown) GoString() string { return u.text }
+
+// Update is never called: such a bank is not added to.
+func (u unknown) Update(old []Entry, _ Entry) []Entry { return old }
+
+// Select implements Strategy: what is there, spread evenly.
+func (u unknown) Select(s *Snapshot, query []float32, budget int) []Entry {
+	left := newBudget(budget)
+	return choose(s, s.Entries, query, &left)
+}
+
+func (u unknown) carries() bool { return u.carried }
 
 // epoch gives the time its place's name back, where this machine knows that place and agrees on the hour.
 func (h *storeHeader) epoch() time.Time {
@@ -195,11 +252,12 @@ func (h *storeHeader) epoch() time.Time {
 type restorer interface{ restored([]Entry) error }
 
 // check is what holds of every snapshot.
-func (s *Snapshot) check() error {
-	if (s.Version == 0) != (len(s.Entries) == 0) || (s.Version == 0) != (s.Newest.Tokens.Rows == 0) {
+func (s *Snapshot) check(forgot bool) error {
+	bare := s.Newest.Tokens.Rows == 0
+	if !forgot && ((s.Version == 0) != (len(s.Entries) == 0) || (s.Version == 0) != bare) || forgot && (s.Version == 0 || !bare) {
 		return fmt.Errorf("%d frames, but %d entries and a newest frame of %d rows", s.Version, len(s.Entries), s.Newest.Tokens.Rows)
 	}
-	if s.Version > math.MaxUint64/idStep-1 || s.Now < 0 {
+	if s.Version > maxFrame || s.Now < 0 {
 		return errors.New("frame count or time out of range")
 	}
 	ids := map[uint64]bool{}

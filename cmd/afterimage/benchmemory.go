@@ -49,6 +49,10 @@ func (c *benchMemoryCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
+	memories, err := c.subjects()
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
 	if err := a.handOver(ctx); err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
@@ -58,6 +62,13 @@ func (c *benchMemoryCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer m.close(a.log)
 	rig := m.rig(a, nil)
+	for _, memory := range memories {
+		s, err := memory.open(m, a.log)
+		if err != nil {
+			return fmt.Errorf("bench: --strategies: %w", err)
+		}
+		o.Subjects = append(o.Subjects, bench.Subject{Name: memory.spec(), Strategy: s})
+	}
 	if rig.Machine.ModelHash, err = modelHash(a.Model); err != nil {
 		return err
 	}
@@ -108,9 +119,6 @@ func (c *benchMemoryCmd) options(ctx context.Context) (o bench.MemoryOptions, er
 		return o, errors.New("--every: want a number of minutes")
 	}
 	o = bench.MemoryOptions{PerMinute: c.QuestionsPerMinute, Every: c.Every, Budgets: c.Budget, Camera: plainCamera, Resume: c.Resume}
-	if o.Subjects, err = parseStrategies(c.Strategies); err != nil {
-		return o, err
-	}
 	for i, b := range c.Budget {
 		if b < 1 || b > 1<<16 || slices.Contains(c.Budget[:i], b) {
 			return o, fmt.Errorf("--budget %d: want 1 to 65536, each once", b)
@@ -184,36 +192,26 @@ func openVideo(ctx context.Context, file, questions string) (v bench.Video, err 
 	return v, nil
 }
 
-// parseStrategies reads lists such as "flash:synopsis=28,detail=4,recent": an option goes with the name before it.
-func parseStrategies(lists []string) ([]bench.Subject, error) {
-	var specs []string
-	for _, list := range lists {
-		for i, part := range strings.Split(list, ",") {
-			part = strings.TrimSpace(part)
-			isOption := strings.Contains(part, "=") && !strings.Contains(part, ":")
-			switch {
-			case !isOption:
-				specs = append(specs, part)
-			case i == 0 || !strings.Contains(specs[len(specs)-1], ":"):
-				return nil, fmt.Errorf("--strategies %q: the option %s belongs to no strategy: write name:%s", list, part, part)
-			default:
-				specs[len(specs)-1] += "," + part
-			}
+// subjects are the strategies that are named in lists, each once.
+func (c *benchMemoryCmd) subjects() ([]MemoryConfig, error) {
+	var out []MemoryConfig
+	for _, list := range c.Strategies {
+		parts := slices.DeleteFunc(strings.Split(list, ","), func(part string) bool { // always there
+			return strings.TrimSpace(part) == bench.NewestName || strings.TrimSpace(part) == bench.BlindName
+		})
+		if len(parts) == 0 {
+			continue
 		}
-	}
-	var out []bench.Subject
-	for _, spec := range specs {
-		if spec == bench.NewestName || spec == bench.BlindName {
-			continue // always there
-		}
-		if slices.ContainsFunc(out, func(s bench.Subject) bool { return s.Name == spec }) {
-			return nil, fmt.Errorf("--strategies: %s is named twice", spec)
-		}
-		s, err := strategyOf(spec)
+		more, err := parseStrategies(strings.Join(parts, ","))
 		if err != nil {
-			return nil, fmt.Errorf("--strategies %s: %w", spec, err)
+			return nil, fmt.Errorf("--strategies: %w", err)
 		}
-		out = append(out, bench.Subject{Name: spec, Strategy: s})
+		for _, m := range more {
+			if slices.ContainsFunc(out, func(o MemoryConfig) bool { return o.spec() == m.spec() }) {
+				return nil, fmt.Errorf("--strategies: %s is named twice", m.spec())
+			}
+			out = append(out, m)
+		}
 	}
 	return out, nil
 }
