@@ -151,10 +151,17 @@ func similarity(a, b Entry) float64 {
 	if !alike(a, b) {
 		return -1
 	}
+	return cosine(gist(a.Tokens), gist(b.Tokens))
+}
+
+// cosine returns that between two vectors; 0 where one is all zero, -1 where their lengths differ or there is none.
+func cosine[T float32 | float64](a, b []T) float64 {
+	if len(a) != len(b) {
+		return -1
+	}
 	var dot, aa, bb float64
-	x, y := gist(a.Tokens), gist(b.Tokens)
-	for i, v := range x {
-		v, w := float64(v), float64(y[i])
+	for i, v := range a {
+		v, w := float64(v), float64(b[i])
 		dot, aa, bb = dot+v*w, aa+v*v, bb+w*w
 	}
 	switch c := dot / math.Sqrt(aa*bb); {
