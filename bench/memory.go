@@ -84,6 +84,7 @@ type MemorySample struct {
 	AtS      float64 `json:"at_s"`   // the stretch's end, in stream time
 	Frames   int     `json:"frames"` // in the stretch
 	MeanUS   float64 `json:"update_us_mean"`
+	MedianUS float64 `json:"update_us_median"`
 	P99US    float64 `json:"update_us_p99"`
 	Bytes    int64   `json:"bytes"`   // held at the end
 	Entries  int     `json:"entries"` // held at the end
@@ -453,7 +454,7 @@ func sample(list []*contender, at time.Duration) []MemorySample {
 		}
 		snap := c.bank.Snapshot()
 		out = append(out, MemorySample{
-			Strategy: c.Name, AtS: at.Seconds(), Frames: len(c.spent), MeanUS: round3(mean(c.spent)), P99US: round3(percentile(c.spent, .99)),
+			Strategy: c.Name, AtS: at.Seconds(), Frames: len(c.spent), MeanUS: round3(mean(c.spent)), MedianUS: round3(median(c.spent)), P99US: round3(percentile(c.spent, .99)),
 			Bytes: snap.Bytes(), Entries: len(snap.Entries),
 		})
 		c.spent = c.spent[:0]

@@ -64,7 +64,6 @@ type (
 		Plot            *plot  // nil: the table is all
 		Legend          []legend
 		Table           table
-		Open            bool // the table shows without being asked for
 	}
 	legend struct{ Class, Mark, Name string }
 	plot   struct {
@@ -88,9 +87,11 @@ type (
 		Bar          bool
 	}
 	table struct {
-		Caption string
-		Head    []string
-		Rows    [][]tableCell
+		Caption  string
+		Head     []string
+		Rows     [][]tableCell
+		Breaks   []int   // rows that begin a part
+		MinWidth float64 // em; columns are equally wide then; 0: as wide as they need be
 	}
 	tableCell struct{ Text, Class, Title string }
 )
@@ -181,17 +182,20 @@ func (r *MemoryReport) section(g string) section {
 	s := section{ID: id, Title: upperFirst(r.groupWords(g))}
 	budget := r.MainBudget()
 	wilson := "Bars are 95 % intervals (Wilson)."
-	s.Figures = append(s.Figures, r.byAge(g, id, budget, wilson))
-	micro := func(x Score) (Rate, bool) { return x.Rate, true }
-	s.Figures = append(s.Figures, r.byTokens(g, id+"-tokens", "Answers against visual tokens",
-		"Share of questions answered exactly, within each budget of visual tokens. "+wilson, "% exact", micro))
+	exact := func(x Score) (Rate, bool) { return x.Rate, true }
 	recall := func(x Score) (Rate, bool) { return x.Recall, x.Recall.N > 0 }
-	if f := r.byTokens(g, id+"-recall", "Evidence shown against visual tokens",
-		"Share of questions about the past whose evidence was among the entries that the model was shown: a measure of the memory, whatever the model makes of it. "+wilson,
-		"% shown", recall); len(f.Plot.Lines) > 0 {
-		s.Figures = append(s.Figures, f)
+	evidence := "Share of questions about the past whose evidence was among the entries that the model was shown: a measure of the memory, whatever the model makes of it. " + wilson
+	s.Figures = []figure{
+		r.byAge(g, id+"-age", fmt.Sprintf("Answers against the question's age, %d tokens", budget),
+			"Share of questions answered exactly, by the time that has passed since what they are about. “Whole” are questions that all of the past is the evidence for: how many there were, what did not happen. "+wilson,
+			"% exact", budget, exact),
+		r.byTokens(g, id+"-tokens", "Answers against visual tokens", "Share of questions answered exactly, within each budget of visual tokens. "+wilson, "% exact", exact),
+		r.byAge(g, id+"-recall-age", fmt.Sprintf("Evidence shown against the question's age, %d tokens", budget), evidence, "% shown", budget, recall),
+		r.byTokens(g, id+"-recall", "Evidence shown against visual tokens", evidence, "% shown", recall),
 	}
-	return section{s.ID, s.Title, append(s.Figures, r.byType(g, id, budget))}
+	s.Figures = slices.DeleteFunc(s.Figures, func(f figure) bool { return len(f.Plot.Lines) == 0 })
+	s.Figures = append(s.Figures, r.byType(g, id, budget))
+	return s
 }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
@@ -318,60 +322,79 @@ func rateCell(x Rate, ok bool) tableCell {
 	return tableCell{Text: percentWords(x.Exact, x.CI95), Title: fmt.Sprintf("n = %d", x.N)}
 }
 
-func (r *MemoryReport) byAge(g, id string, budget int, wilson string) figure {
-	title := fmt.Sprintf("Answers against the question's age, %d tokens", budget)
-	p := newPlot("from the end of the evidence to the question", "% exact")
+func (r *MemoryReport) byAge(g, id, title, desc, y string, budget int, pick func(Score) (Rate, bool)) figure {
+	p := newPlot("from the end of the evidence to the question", y)
 	p.percents()
+	rate := func(name, age string) (Rate, bool) {
+		s, ok := r.Score(g, name, budget, age, "")
+		if !ok {
+			return Rate{}, false
+		}
+		return pick(s)
+	}
 	var ages []string
+	f := figure{ID: id, Title: title, Desc: desc, Plot: p, Legend: r.legends(nil), Table: table{Caption: title + ", " + y, Head: []string{"strategy"}}}
 	for _, a := range Ages {
-		if _, ok := r.Score(g, r.Strategies[0], budget, a, ""); ok {
+		if x, ok := rate(r.Strategies[0], a); ok {
 			ages = append(ages, a)
+			f.Table.Head = append(f.Table.Head, fmt.Sprintf("%s (n = %d)", a, x.N))
 		}
 	}
-	at, apart := p.columns(len(ages), len(r.Strategies))
-	f := figure{ID: id + "-age", Title: title, Plot: p, Legend: r.legends(nil), Open: true, Table: table{Caption: title + ", % exact", Head: []string{"strategy"}},
-		Desc: "Share of questions answered exactly, by the time that has passed since what they are about. “Whole” are questions that all of the past is the evidence for: how many there were, what did not happen. " + wilson}
+	f.Table.Head = append(f.Table.Head, "all")
+	at, apart := p.columns(max(1, len(ages)), len(r.Strategies))
 	for i, a := range ages {
 		p.XTicks = append(p.XTicks, tick{at[i], a})
-		s, _ := r.Score(g, r.Strategies[0], budget, a, "")
-		f.Table.Head = append(f.Table.Head, fmt.Sprintf("%s (n = %d)", a, s.N))
 	}
-	f.Table.Head = append(f.Table.Head, "all", "mean of types", "evidence shown")
 	for i, name := range r.Strategies {
-		rate := func(c int) (Rate, bool) {
-			s, ok := r.Score(g, name, budget, ages[c], "")
-			return s.Rate, ok
-		}
-		p.rates(r, i, at, apart, ages, rate, func(c int) bool { return ages[c] != Ages[4] })
+		of := func(c int) (Rate, bool) { return rate(name, ages[c]) }
 		row := []tableCell{{Text: name}}
-		for c := range ages {
-			row = append(row, rateCell(rate(c)))
+		if len(ages) > 0 {
+			p.rates(r, i, at, apart, ages, of, func(c int) bool { return ages[c] != Ages[4] })
 		}
-		s, ok := r.Score(g, name, budget, "", "")
-		f.Table.Rows = append(f.Table.Rows, append(row, rateCell(s.Rate, ok),
-			tableCell{Text: percentWords(s.Macro.Mean, s.Macro.CI95), Title: fmt.Sprintf("%d types", s.Macro.N)}, rateCell(s.Recall, true)))
+		for c := range ages {
+			row = append(row, rateCell(of(c)))
+		}
+		f.Table.Rows = append(f.Table.Rows, append(row, rateCell(rate(name, ""))))
 	}
 	return f
 }
 
+// byType is a table of everything at one budget: all questions, by age, and by type.
 func (r *MemoryReport) byType(g, id string, budget int) figure {
-	title := fmt.Sprintf("Answers by type of question, %d tokens", budget)
-	f := figure{ID: id + "-type", Title: title, Open: true, Desc: "Share of questions answered exactly, in %. The deeper the colour, the more.",
-		Table: table{Caption: title + ", % exact", Head: append([]string{"type"}, r.Strategies...)}}
-	for _, kind := range r.Types {
-		row, n := []tableCell{}, 0
-		for _, name := range r.Strategies {
-			s, ok := r.Score(g, name, budget, "", kind)
+	title := fmt.Sprintf("Answers by age and type of question, %d tokens", budget)
+	f := figure{ID: id + "-type", Title: title, Desc: "Share of questions answered exactly, in %, and in brackets how many were asked. The deeper the colour, the more.",
+		Table: table{Caption: title + ", % exact", Head: append([]string{"questions"}, r.Strategies...), MinWidth: 15 + 5*float64(len(r.Strategies))}}
+	row := func(name string, value func(Score) (share float64, ci [2]float64, n int), age, kind string) {
+		cells, n := []tableCell{{}}, 0
+		for _, strategy := range r.Strategies {
+			s, ok := r.Score(g, strategy, budget, age, kind)
 			if !ok {
-				row = append(row, tableCell{Text: "–"})
-				continue
+				continue // none of the strategies was asked
 			}
-			n = s.N
-			row = append(row, tableCell{Text: fmt.Sprintf("%.0f", 100*s.Exact), Class: fmt.Sprintf("h%d", int(math.Round(10*s.Exact))),
-				Title: fmt.Sprintf("%s, %s: %s %%, n = %d", name, kind, percentWords(s.Exact, s.CI95), s.N)})
+			var share float64
+			var ci [2]float64
+			share, ci, n = value(s)
+			cells = append(cells, tableCell{Text: fmt.Sprintf("%.0f", 100*share), Class: fmt.Sprintf("h%d", int(math.Round(10*share))),
+				Title: fmt.Sprintf("%s, %s: %s %%, n = %d", strategy, name, percentWords(share, ci), n)})
 		}
+		cells[0].Text = fmt.Sprintf("%s (%d)", strings.ReplaceAll(name, "_", " "), n)
 		if n > 0 {
-			f.Table.Rows = append(f.Table.Rows, append([]tableCell{{Text: fmt.Sprintf("%s (%d)", strings.ReplaceAll(kind, "_", " "), n)}}, row...))
+			f.Table.Rows = append(f.Table.Rows, cells)
+		}
+	}
+	micro := func(s Score) (float64, [2]float64, int) { return s.Exact, s.CI95, s.N }
+	row("all questions", micro, "", "")
+	row("mean of types", func(s Score) (float64, [2]float64, int) { return s.Macro.Mean, s.Macro.CI95, s.Macro.N }, "", "")
+	for _, a := range Ages {
+		row(a, micro, a, "")
+	}
+	f.Table.Breaks = append(f.Table.Breaks, 2, len(f.Table.Rows))
+	for _, kind := range r.Types {
+		row(kind, micro, "", kind)
+	}
+	for _, i := range f.Table.Breaks {
+		if i < len(f.Table.Rows) {
+			f.Table.Rows[i][0].Class = "break"
 		}
 	}
 	return f
@@ -413,11 +436,11 @@ func (r *MemoryReport) costs() section {
 		}
 		s.Figures = append(s.Figures, f)
 	}
-	series("update", "Update time against stream length", "Mean time to take one frame in, on a logarithmic scale. "+upperFirst(of)+"; other threads were encoding meanwhile.",
-		"update", microWords, func(p SeriesPoint) float64 { return p.UpdateUS })
+	series("update", "Update time against stream length", "Time to take one frame in, the median of each stretch, on a logarithmic scale. "+upperFirst(of)+".",
+		"update", microWords, func(p SeriesPoint) float64 { return p.MedianUS })
 	series("bytes", "Memory held against stream length", "Bytes of rows, pictures and indicators that a memory holds, on a logarithmic scale. "+upperFirst(of)+".",
 		"held", byteWords, func(p SeriesPoint) float64 { return p.Bytes })
-	f := figure{ID: "cost-table", Title: fmt.Sprintf("Costs within %d tokens, %s", budget, of), Open: true,
+	f := figure{ID: "cost-table", Title: fmt.Sprintf("Costs within %d tokens, %s", budget, of),
 		Desc:  "Update is a frame's, selection a question's. p99 of updates is that of the worst stretch of a stream. Cached tokens and the first token are of answers that were generated, several at once.",
 		Table: table{Caption: "Costs", Head: []string{"strategy", "update", "p99", "selection", "p99", "held at most", "entries", "visual tokens", "at most", "prompt tokens", "of them cached", "first token"}}}
 	for _, c := range r.Costs {
@@ -501,7 +524,7 @@ func timeWords(s float64) string {
 	case s < 90:
 		return fmt.Sprintf("%.0f s", s)
 	case m < 90:
-		return fmt.Sprintf("%.0f min", m)
+		return fmt.Sprintf("%.3g min", math.Round(10*m)/10)
 	default:
 		return fmt.Sprintf("%.3g h", m/60)
 	}

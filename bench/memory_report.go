@@ -77,6 +77,7 @@ type SeriesPoint struct {
 	Strategy string  `json:"strategy"`
 	AtS      float64 `json:"at_s"`
 	UpdateUS float64 `json:"update_us_mean"`
+	MedianUS float64 `json:"update_us_median"`
 	P99US    float64 `json:"update_us_p99"`
 	Bytes    float64 `json:"bytes"`
 	Entries  float64 `json:"entries"`
@@ -267,13 +268,15 @@ func seriesOf(group string, strategies []string, samples []MemorySample) []Serie
 			points[k] = &SeriesPoint{Group: group, Strategy: s.Strategy, AtS: s.AtS}
 		}
 		p := points[k]
-		p.UpdateUS, p.P99US, p.Bytes, p.Entries = p.UpdateUS+s.MeanUS, p.P99US+s.P99US, p.Bytes+float64(s.Bytes), p.Entries+float64(s.Entries)
+		p.UpdateUS, p.MedianUS, p.P99US = p.UpdateUS+s.MeanUS, p.MedianUS+s.MedianUS, p.P99US+s.P99US
+		p.Bytes, p.Entries = p.Bytes+float64(s.Bytes), p.Entries+float64(s.Entries)
 		counts[k]++
 	}
 	var out []SeriesPoint
 	for k, p := range points {
 		n := counts[k]
-		p.UpdateUS, p.P99US, p.Bytes, p.Entries = round3(p.UpdateUS/n), round3(p.P99US/n), math.Round(p.Bytes/n), round3(p.Entries/n)
+		p.UpdateUS, p.MedianUS, p.P99US = round3(p.UpdateUS/n), round3(p.MedianUS/n), round3(p.P99US/n)
+		p.Bytes, p.Entries = math.Round(p.Bytes/n), round3(p.Entries/n)
 		out = append(out, *p)
 	}
 	slices.SortFunc(out, func(a, b SeriesPoint) int {
