@@ -16,6 +16,17 @@ const (
 	Latest
 )
 
+// String is "first" or "last"; "" for any moment.
+func (o Order) String() string {
+	switch o {
+	case Earliest:
+		return "first"
+	case Latest:
+		return "last"
+	}
+	return ""
+}
+
 // choose is how every strategy fits entries into what is left of a budget; what it takes is subtracted. Without a limit it
 // returns them all. With a query it takes those whose indicators lie nearest to it (top-V by cosine; ties: the earlier in
 // entries), and where the question means the first or the last of them (Snapshot.Prefer), the earliest or latest among the

@@ -61,15 +61,22 @@ func TestBenchMemory(t *testing.T) {
 	assert.Contains(t, errs, "is to be asked at 1m30s, but "+file("street.mp4")+" ends at 40s")
 }
 
-func TestParseStrategies(t *testing.T) {
-	got, err := parseStrategies([]string{"flash:synopsis=28,detail=4, recent,newest", "recent:frames=64", "flash"})
+func TestMemorySubjects(t *testing.T) {
+	c := benchMemoryCmd{Strategies: []string{"flash:synopsis=28,detail=4, recent,newest", "recent:frames=64", "flash"}}
+	got, err := c.subjects()
 	require.NoError(t, err)
-	assert.Equal(t, []bench.Subject{
-		{Name: "flash:synopsis=28,detail=4", Strategy: memorybank.Flash{Synopsis: 28, Detail: 4}},
-		{Name: "recent", Strategy: memorybank.Recent{N: 16}},
-		{Name: "recent:frames=64", Strategy: memorybank.Recent{N: 64}},
-		{Name: "flash", Strategy: memorybank.Flash{Synopsis: 64, Detail: 8}},
-	}, got)
-	_, err = parseStrategies([]string{"recent,frames=4"})
+	var names []string
+	for _, m := range got {
+		names = append(names, m.spec())
+	}
+	assert.Equal(t, []string{"flash:synopsis=28,detail=4", "recent", "recent:frames=64", "flash"}, names)
+	s, err := got[0].open(&machine{}, quiet)
+	require.NoError(t, err)
+	assert.Equal(t, memorybank.Flash{Synopsis: 28, Detail: 4}, s)
+	c.Strategies = []string{"recent,frames=4"}
+	_, err = c.subjects()
 	assert.ErrorContains(t, err, "write name:frames=4")
+	c.Strategies = []string{"flash,recent", "flash"}
+	_, err = c.subjects()
+	assert.ErrorContains(t, err, "flash is named twice")
 }
