@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"afterimage/bench"
-	"afterimage/memorybank"
 )
 
 // A comparison from end to end: a clip with its questions and a simulated stream, two strategies, two budgets, all reports.
@@ -59,17 +58,4 @@ func TestBenchMemory(t *testing.T) {
 	code, _, errs = command(t, t.Context(), "--model", model, "bench", "memory", "--video", file("street.mp4"), "--questions", file("long.json"))
 	assert.Equal(t, 1, code)
 	assert.Contains(t, errs, "is to be asked at 1m30s, but "+file("street.mp4")+" ends at 40s")
-}
-
-func TestParseStrategies(t *testing.T) {
-	got, err := parseStrategies([]string{"flash:synopsis=28,detail=4, recent,newest", "recent:frames=64", "flash"})
-	require.NoError(t, err)
-	assert.Equal(t, []bench.Subject{
-		{Name: "flash:synopsis=28,detail=4", Strategy: memorybank.Flash{Synopsis: 28, Detail: 4}},
-		{Name: "recent", Strategy: memorybank.Recent{N: 16}},
-		{Name: "recent:frames=64", Strategy: memorybank.Recent{N: 64}},
-		{Name: "flash", Strategy: memorybank.Flash{Synopsis: 64, Detail: 8}},
-	}, got)
-	_, err = parseStrategies([]string{"recent,frames=4"})
-	assert.ErrorContains(t, err, "write name:frames=4")
 }
