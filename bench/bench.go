@@ -21,7 +21,9 @@ type Rig struct {
 	Model   qa.Model
 	// Strategy makes the memory strategy of one stream.
 	Strategy func() memorybank.Strategy
-	Machine  Machine
+	// Query puts questions in the space of the entries' indicators; see qa.Session.Query. nil: there is no such thing.
+	Query   func(question string) []float32
+	Machine Machine
 }
 
 // Machine says what did the work, for reports.
@@ -33,6 +35,8 @@ type Machine struct {
 	Model   string `json:"model"`   // directory, or "embedded"
 	Commit  string `json:"commit"`  // of the program
 	Date    string `json:"date"`    // RFC 3339
+	// ModelHash is the beginning of the SHA-256 of the model's files, where a report should say which weights answered.
+	ModelHash string `json:"model_sha256,omitempty"`
 }
 
 // Camera opens a simulated stream as fast as it can be read. Frame.Wall is epoch + PTS.

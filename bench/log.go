@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,42 +10,39 @@ import (
 	"os"
 )
 
-// simLog is a file of one JSON object a line: a head that says what was run, then for each seed its questions and a line that
-// says it is complete. A seed without that line is asked again.
-type simLog struct {
+// runLog is a file of one JSON object a line: a head H that says what was run, then for each piece of work its questions R and a
+// line that says which piece K it was, that it is complete, and what else was measured, X. A piece without that line is done again.
+type runLog[H, K comparable, R, X any] struct {
 	f        *os.File // nil: nothing is kept
-	finished map[uint64][]Record
+	finished map[K]piece[R, X]
+	order    []K // of finished, as they came
 }
 
-type logHead struct {
-	Benchmark string  `json:"benchmark"`
-	Strategy  string  `json:"strategy"`
-	Baseline  string  `json:"baseline"`
-	Codec     string  `json:"codec"`
-	Minutes   float64 `json:"minutes"`
-	PerMinute int     `json:"questions_per_minute"`
-	Model     string  `json:"model"`
+// piece is a finished piece of work.
+type piece[R, X any] struct {
+	records []R
+	extra   X
 }
 
-type seedDone struct {
-	Done      *uint64 `json:"seed_done"`
-	Questions int     `json:"questions"`
+type pieceDone[K, X any] struct {
+	Done      *K  `json:"done"`
+	Questions int `json:"questions"`
+	Extra     X   `json:"extra,omitzero"`
 }
 
-// openLog starts the log over, or with o.Resume reads it and goes on.
-func openLog(o SimOptions, model string) (*simLog, error) {
-	l := &simLog{finished: map[uint64][]Record{}}
-	if o.Log == "" {
+// openLog starts the log in file over, or with resume reads it and goes on. Without a file nothing is kept.
+func openLog[H, K comparable, R, X any](file string, resume bool, head H) (*runLog[H, K, R, X], error) {
+	l := &runLog[H, K, R, X]{finished: map[K]piece[R, X]{}}
+	if file == "" {
 		return l, nil
 	}
-	head := logHead{"sim", o.Strategy, o.Baseline, o.Codec, o.Length.Minutes(), o.PerMinute, model}
-	if o.Resume {
-		if err := l.read(o.Log, head); err != nil {
+	if resume {
+		if err := l.read(file, head); err != nil {
 			return nil, err
 		}
 	}
 	// What was not complete is not carried over, so the file is written anew.
-	part := o.Log + ".part"
+	part := file + ".part"
 	f, err := os.Create(part)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
@@ -53,18 +51,18 @@ func openLog(o SimOptions, model string) (*simLog, error) {
 	if err := json.NewEncoder(f).Encode(head); err != nil {
 		return nil, errors.Join(fmt.Errorf("bench: %w", err), f.Close())
 	}
-	for seed, records := range l.finished {
-		if err := l.add(seed, records); err != nil {
+	for _, key := range l.order {
+		if err := l.write(key, l.finished[key]); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
-	if err := os.Rename(part, o.Log); err != nil {
+	if err := os.Rename(part, file); err != nil {
 		return nil, errors.Join(fmt.Errorf("bench: %w", err), f.Close())
 	}
 	return l, nil
 }
 
-func (l *simLog) read(file string, want logHead) error {
+func (l *runLog[H, K, R, X]) read(file string, want H) error {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -74,8 +72,8 @@ func (l *simLog) read(file string, want logHead) error {
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	var head logHead
+	lines.Buffer(nil, 16<<20)
+	var head H
 	if !lines.Scan() {
 		return nil
 	}
@@ -85,18 +83,21 @@ func (l *simLog) read(file string, want logHead) error {
 	if head != want {
 		return fmt.Errorf("bench: %s is of another run (%+v, now %+v); leave --resume out to start over", file, head, want)
 	}
-	var records []Record
+	var records []R
 	for lines.Scan() {
-		var done seedDone
+		var done pieceDone[K, X]
 		if json.Unmarshal(lines.Bytes(), &done) == nil && done.Done != nil {
-			if done.Questions == len(records) {
-				l.finished[*done.Done] = records
+			if _, twice := l.finished[*done.Done]; done.Questions == len(records) && !twice {
+				l.finished[*done.Done] = piece[R, X]{records, done.Extra}
+				l.order = append(l.order, *done.Done)
 			}
 			records = nil
 			continue
 		}
-		var r Record
-		if json.Unmarshal(lines.Bytes(), &r) != nil {
+		var r R
+		strict := json.NewDecoder(bytes.NewReader(lines.Bytes()))
+		strict.DisallowUnknownFields()
+		if strict.Decode(&r) != nil {
 			break // the line that was being written when it stopped
 		}
 		records = append(records, r)
@@ -104,19 +105,23 @@ func (l *simLog) read(file string, want logHead) error {
 	return lines.Err()
 }
 
-// add writes one finished seed.
-func (l *simLog) add(seed uint64, records []Record) error {
+// add writes one finished piece.
+func (l *runLog[H, K, R, X]) add(key K, records []R, extra X) error {
 	if l.f == nil {
 		return nil
 	}
+	return l.write(key, piece[R, X]{records, extra})
+}
+
+func (l *runLog[H, K, R, X]) write(key K, p piece[R, X]) error {
 	w := bufio.NewWriter(l.f)
 	enc := json.NewEncoder(w)
-	for _, r := range records {
+	for _, r := range p.records {
 		if err := enc.Encode(r); err != nil {
 			return fmt.Errorf("bench: log: %w", err)
 		}
 	}
-	if err := enc.Encode(seedDone{&seed, len(records)}); err != nil {
+	if err := enc.Encode(pieceDone[K, X]{&key, len(p.records), p.extra}); err != nil {
 		return fmt.Errorf("bench: log: %w", err)
 	}
 	if err := w.Flush(); err != nil {
@@ -125,7 +130,7 @@ func (l *simLog) add(seed uint64, records []Record) error {
 	return nil
 }
 
-func (l *simLog) close() {
+func (l *runLog[H, K, R, X]) close() {
 	if l.f != nil {
 		_ = l.f.Close() // every line has been written and checked
 	}

@@ -90,7 +90,8 @@ func Sim(ctx context.Context, rig Rig, o SimOptions) (*SimReport, error) {
 	case o.Length < time.Minute:
 		return nil, errors.New("bench: want streams of at least one minute")
 	}
-	log, err := openLog(o, rig.Machine.Model)
+	head := simHead{"sim", o.Strategy, o.Baseline, o.Codec, o.Length.Minutes(), o.PerMinute, rig.Machine.Model}
+	log, err := openLog[simHead, uint64, Record, struct{}](o.Log, o.Resume, head)
 	if err != nil {
 		return nil, err
 	}
@@ -104,14 +105,15 @@ func Sim(ctx context.Context, rig Rig, o SimOptions) (*SimReport, error) {
 	var all []Record
 	start := time.Now()
 	for i, seed := range o.Seeds {
-		records, done := log.finished[seed]
+		finished, done := log.finished[seed]
+		records := finished.records
 		if !done {
 			if records, err = watchSeed(ctx, rig, o, seed, uint16(i+1), func(minute int) {
 				progress(i*minutes+minute, total, fmt.Sprintf("seed %d", seed))
 			}); err != nil {
 				return nil, fmt.Errorf("bench: seed %d: %w", seed, err)
 			}
-			if err := log.add(seed, records); err != nil {
+			if err := log.add(seed, records, struct{}{}); err != nil {
 				return nil, err
 			}
 		}
@@ -121,6 +123,17 @@ func Sim(ctx context.Context, rig Rig, o SimOptions) (*SimReport, error) {
 	r := summarise(o, all)
 	r.Seconds, r.Machine = round3(time.Since(start).Seconds()), rig.Machine
 	return r, nil
+}
+
+// simHead is the first line of Sim's log.
+type simHead struct {
+	Benchmark string  `json:"benchmark"`
+	Strategy  string  `json:"strategy"`
+	Baseline  string  `json:"baseline"`
+	Codec     string  `json:"codec"`
+	Minutes   float64 `json:"minutes"`
+	PerMinute int     `json:"questions_per_minute"`
+	Model     string  `json:"model"`
 }
 
 // Epoch is the wall clock's time at the start of a seed's stream. It differs from seed to seed, so that clock times say nothing
@@ -180,6 +193,11 @@ func ask(ctx context.Context, a asker, seed uint64, t simcam.Truth) (Record, err
 	if err != nil {
 		return Record{}, fmt.Errorf("question %s: %w", t.ID, err)
 	}
+	return recordOf(seed, t, answer), nil
+}
+
+// recordOf scores an answer.
+func recordOf(seed uint64, t simcam.Truth, answer qa.Answer) Record {
 	score, s := simcam.Score(t, answer.Text), answer.Stats
 	return Record{
 		Seed: seed, ID: t.ID, Type: t.Type, Form: t.Form, AtMS: t.At.Milliseconds(), FromMS: t.From.Milliseconds(), ToMS: t.To.Milliseconds(),
@@ -187,7 +205,7 @@ func ask(ctx context.Context, a asker, seed uint64, t simcam.Truth) (Record, err
 		Exact: score.Exact, Tau: round3(score.Tau), FromCoverage: answer.FromCoverage,
 		VisualTokens: s.VisualTokens, PromptTokens: s.PromptTokens, CachedTokens: s.CachedTokens, Generated: s.Generated,
 		QueuedMS: ms(s.Queued), FirstTokenMS: ms(s.FirstToken - s.Queued), TotalMS: ms(s.Total - s.Queued),
-	}, nil
+	}
 }
 
 // summarise counts.

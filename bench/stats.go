@@ -35,6 +35,14 @@ func percentile(values []float64, p float64) float64 {
 	return s[min(len(s)-1, max(0, int(math.Ceil(p*float64(len(s))))-1))]
 }
 
+func mean(values []float64) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(max(len(values), 1))
+}
+
 func median(values []float64) float64 { return percentile(values, 0.5) }
 
 func ms(d time.Duration) float64 { return round3(float64(d) / float64(time.Millisecond)) }

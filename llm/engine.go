@@ -1,6 +1,7 @@
 // Package llm answers from prompts of words and pictures. There are only a few types: a Prompt is Parts in order, an Engine runs
-// a language model on a device for many askers at once and streams Tokens with Stats at the end, and a Drafter guesses ahead so that
-// the engine can verify several tokens in one pass. Below them, unexported: the scheduler decides which rows of which request the
+// a language model on a device for many askers at once and streams Tokens with Stats at the end, a Drafter guesses ahead so that
+// the engine can verify several tokens in one pass, and a Recall is what a model has learned for remembering: it says what rows show, puts
+// questions in the same space, and sums up what passed. Below them, unexported: the scheduler decides which rows of which request the
 // next pass runs, the pool deals out pages of K/V and finds what is there already, and the device's decoder runs the pass.
 //
 // A question's walk is Engine.Generate: wait for a place, share the pages of the longest cached prefix, prefill the rest in chunks,
@@ -117,16 +118,9 @@ func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err err
 	if err != nil {
 		return nil, err
 	}
-	raw, err := fs.ReadFile(fsys, "tokenizer.json")
+	tok, err := readTokenizer(fsys, c)
 	if err != nil {
 		return nil, fmt.Errorf("llm: %w", err)
-	}
-	tok, err := tokenizer.Load(raw)
-	if err != nil {
-		return nil, fmt.Errorf("llm: %w", err)
-	}
-	if n := tok.VocabSize(); n > c.Vocab {
-		return nil, fmt.Errorf("llm: tokenizer.json has %d tokens, config.json says vocab_size %d", n, c.Vocab)
 	}
 	eos, err := stopTokens(fsys, c, tok)
 	if err != nil {
@@ -138,6 +132,21 @@ func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err err
 	}
 	defer func() { err = errors.Join(err, ck.Close()) }()
 	return load(c, tok, eos, dev, o, ck)
+}
+
+func readTokenizer(fsys fs.FS, c *Config) (*tokenizer.Tokenizer, error) {
+	raw, err := fs.ReadFile(fsys, "tokenizer.json")
+	if err != nil {
+		return nil, err
+	}
+	tok, err := tokenizer.Load(raw)
+	if err != nil {
+		return nil, err
+	}
+	if n := tok.VocabSize(); n > c.Vocab {
+		return nil, fmt.Errorf("tokenizer.json has %d tokens, config.json says vocab_size %d", n, c.Vocab)
+	}
+	return tok, nil
 }
 
 // LoadRandom makes an engine of config.json alone, with random weights, to time what a model of that size takes. It knows no words:

@@ -19,6 +19,11 @@ type Strategy interface {
 	Select(s *Snapshot, query []float32, budget int) []Entry
 }
 
+// clocked is a Strategy that needs to know the time of day. on returns it for entries whose times count from epoch.
+type clocked interface {
+	on(epoch time.Time) Strategy
+}
+
 // idStep is the distance between two frames' IDs; see Strategy.Update.
 const idStep = 1 << 8
 
@@ -37,6 +42,9 @@ type Bank struct {
 // New returns an empty bank. Entries' times count from epoch, which is a time on the wall clock; its Location is the one that
 // prompts speak in.
 func New(epoch time.Time, s Strategy) *Bank {
+	if c, ok := s.(clocked); ok {
+		s = c.on(epoch)
+	}
 	b := &Bank{strategy: s}
 	b.current.Store(&Snapshot{Epoch: epoch, strategy: s})
 	return b

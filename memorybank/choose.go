@@ -16,6 +16,17 @@ const (
 	Latest
 )
 
+// String is "first" or "last"; "" for any moment.
+func (o Order) String() string {
+	switch o {
+	case Earliest:
+		return "first"
+	case Latest:
+		return "last"
+	}
+	return ""
+}
+
 // choose is how every strategy fits entries into what is left of a budget; what it takes is subtracted. Without a limit it
 // returns them all. With a query it takes those whose indicators lie nearest to it (top-V by cosine; ties: the earlier in
 // entries), and where the question means the first or the last of them (Snapshot.Prefer), the earliest or latest among the
@@ -90,27 +101,50 @@ func take(entries []Entry, places []int, left *budget) []Entry {
 
 // spread takes as many entries as fit, spread evenly. It keeps IDs, so cached work stays valid, and never claims a span it does not
 // show.
-func spread(entries []Entry, left *budget) []Entry {
-	if left.unlimited {
+func spread(entries []Entry, left *budget) []Entry { return thin(entries, len(entries), left) }
+
+// thin is spread, of at most most entries. Where entries have different numbers of rows, what is left over goes to the latest of the others
+// that fit.
+func thin(entries []Entry, most int, left *budget) []Entry {
+	most = max(min(most, len(entries)), 0)
+	n, least := most, math.MaxInt
+	if !left.unlimited {
+		for _, e := range entries {
+			least = min(least, e.Tokens.Rows)
+		}
+		n = min(n, left.left/max(least, 1))
+	}
+	for n > 0 {
+		rows := 0
+		for i := range n {
+			rows += entries[(2*i+1)*len(entries)/(2*n)].Tokens.Rows
+		}
+		if left.unlimited || rows <= left.left {
+			left.left -= rows
+			break
+		}
+		n = min(n-1, max(n*left.left/rows, 1))
+	}
+	if n == len(entries) {
 		return entries
 	}
-	least := math.MaxInt
-	for _, e := range entries {
-		least = min(least, e.Tokens.Rows)
+	places := make([]int, n, most)
+	for i := range places {
+		places[i] = (2*i + 1) * len(entries) / (2 * n)
 	}
-	for n := min(len(entries), left.left/max(least, 1)); n > 0; n-- {
-		rows, picked := 0, make([]Entry, 0, n)
-		for i := range n {
-			e := entries[(2*i+1)*len(entries)/(2*n)]
-			rows += e.Tokens.Rows
-			picked = append(picked, e)
-		}
-		if rows <= left.left {
-			left.left -= rows
-			return picked
+	for i, k := len(entries)-1, n-1; i >= 0 && len(places) < most && !left.unlimited && left.left >= least; i-- {
+		if k >= 0 && places[k] == i {
+			k--
+		} else if left.take(entries[i]) {
+			places = append(places, i)
 		}
 	}
-	return nil
+	slices.Sort(places)
+	picked := make([]Entry, len(places))
+	for i, p := range places {
+		picked[i] = entries[p]
+	}
+	return picked
 }
 
 // budget counts visual tokens down.

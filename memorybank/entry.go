@@ -41,5 +41,6 @@ type Entry struct {
 	seq      uint64    // when it was put in that list, for lists that are not in time order
 	merges   uint32    // merges that made it
 	exemplar *exemplar // the frame that stands for a span; set by strategies that average; saved
-	ward     float64   // what merging this entry with the one before it would cost
+	ward     float64   // what merging this entry with the one before it (or with near) would cost
+	near     uint64    // the entry that ward is about, where lists are not only compared with their neighbours
 }

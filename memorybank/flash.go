@@ -1,6 +1,7 @@
 package memorybank
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -41,18 +42,41 @@ import (
 //
 // With a budget below the strategy's own size, the newest frame comes first, then exemplars by weight, then as many clusters
 // as fit: those nearest to the question, or spread evenly where there is no query.
+//
+// Compat reproduces the released code's streaming rules (kmeans_ordered and klarge_retrieve), one of its units being one frame, as it doubles
+// every streamed frame. 60 clusters (temporal_length 120 frames) and 30 details (spatial_length 60). Over 60, k-means of all rows, at most
+// 10 rounds, from 60 of the different rows at random; where there are fewer different ones, the first rows stay by themselves to
+// make up the number. Weights add. Clusters are ordered by the mean of their members' row numbers, so that they may overlap and interleave in time. Select
+// shows the details by weight (ties, and all of them while there are at most 60 frames: the first), each the frame whose averaged rows are
+// nearest to the cluster's, of all frames that are kept, so that one may come twice, and then the clusters; no newest frame. Of the code's
+// defects it keeps these: times of clusters are the mean row number, never above 60, while details have frame numbers (Q1; see
+// Positions); text begins after as many positions as there are tokens, which is not what the model was trained with (Q3). It does not
+// keep: times in bfloat16 and in two bases (Q2), the bank without a bound (Q4: of each cluster one frame is kept, so that details are searched among
+// 60 and not among all), distances in bfloat16 (Q5; here float64), divisions by zero (Q6: an empty cluster is left out). Its unseeded
+// permutation is one made of the frame's ID here. For these, results cannot be the code's bit for bit. Frames of another grid than the
+// oldest one's, or with values that are not numbers, cannot be clustered: the oldest cluster goes instead.
 type Flash struct {
-	Synopsis int // most clusters; 64
-	Detail   int // exemplars shown; 8; below 0 none
+	Synopsis int  // most clusters; 64; 60 with Compat, where 240 is the most
+	Detail   int  // exemplars shown; 8; 30 with Compat; below 0 none
+	Compat   bool // the released code's rules
 }
 
 func (f Flash) sizes() (synopsis, detail int) {
 	synopsis, detail = f.Synopsis, f.Detail
 	if synopsis <= 0 {
 		synopsis = 64
+		if f.Compat {
+			synopsis = 60
+		}
+	}
+	if f.Compat {
+		synopsis = min(synopsis, 240)
 	}
 	if detail == 0 {
 		detail = 8
+		if f.Compat {
+			detail = 30
+		}
 	}
 	return synopsis, max(detail, 0)
 }
@@ -73,6 +97,9 @@ type exemplar struct {
 func (f Flash) Update(old []Entry, e Entry) []Entry {
 	most, _ := f.sizes()
 	c := clusterOf(e)
+	if f.Compat {
+		return flashCompat(append(append(make([]Entry, 0, len(old)+1), old...), c), most, e.ID)
+	}
 	if n := len(old); n > 0 {
 		c.ward = wardCost(old[n-1], c)
 	}
@@ -145,39 +172,31 @@ func merge(a, b Entry, id uint64) Entry {
 func (f Flash) Select(s *Snapshot, query []float32, budget int) []Entry {
 	_, detail := f.sizes()
 	left := newBudget(budget)
+	if f.Compat {
+		details := nearestFrames(s.Entries, detail, &left)
+		return append(details, choose(s, s.Entries, query, &left)...)
+	}
 	newest := s.Newest.Tokens.Rows > 0 && left.take(s.Newest)
-
-	byWeight := make([]int, len(s.Entries))
-	for i := range byWeight {
-		byWeight[i] = i
-	}
-	slices.SortStableFunc(byWeight, func(i, j int) int {
-		switch wi, wj := s.Entries[i].Weight, s.Entries[j].Weight; {
-		case wi > wj:
-			return -1
-		case wi < wj:
-			return 1
-		}
-		return 0
-	})
-	byWeight = byWeight[:min(detail, len(byWeight))]
-	for n, i := range byWeight {
-		if !left.take(s.Entries[i].exemplar.frame) {
-			byWeight = byWeight[:n]
-			break
-		}
-	}
-	slices.Sort(byWeight)
-
-	shown := make([]Entry, 0, len(byWeight)+len(s.Entries)+1)
-	for _, i := range byWeight {
-		shown = append(shown, s.Entries[i].exemplar.frame)
-	}
+	shown := exemplars(s.Entries, detail, &left)
 	shown = append(shown, choose(s, s.Entries, query, &left)...)
 	if newest {
 		shown = append(shown, s.Newest)
 	}
 	return shown
+}
+
+// exemplars returns the frames that stand for the heaviest entries, as many of most as fit, in time order.
+func exemplars(entries []Entry, most int, left *budget) []Entry {
+	var frames []Entry
+	for _, i := range heaviest(entries, most) {
+		frame := entries[i].exemplar.frame
+		if !left.take(frame) {
+			break
+		}
+		frames = append(frames, frame)
+	}
+	slices.SortFunc(frames, func(a, b Entry) int { return cmp.Compare(a.ID, b.ID) })
+	return frames
 }
 
 // restored implements restorer.
@@ -187,6 +206,7 @@ func (f Flash) restored(entries []Entry) error {
 		switch {
 		case e.exemplar == nil:
 			return fmt.Errorf("entry.%d: no exemplar", i)
+		case f.Compat:
 		case i > 0 && e.Start < entries[i-1].End:
 			return fmt.Errorf("entry.%d begins before the one before it ends", i)
 		case i > 0:

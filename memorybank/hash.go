@@ -4,7 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"hash"
+	stdhash "hash"
 	"math"
 )
 
@@ -29,7 +29,7 @@ func (e *Entry) hash() string {
 }
 
 type hasher struct {
-	hash.Hash
+	stdhash.Hash
 	raw []byte
 }
 

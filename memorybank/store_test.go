@@ -72,7 +72,7 @@ func TestRestoreRefuses(t *testing.T) {
 	}{
 		{f, Origin{"e2", "c1"}, `memorybank: restore: it was made with encoder "e1", this is "e2"`},
 		{f, Origin{"e1", "c2"}, `memorybank: restore: it was made with configuration "c1", this is "c2"`},
-		{Flash{Synopsis: 6, Detail: 2}, origin, `it was made with strategy "memorybank.Flash{Synopsis:5, Detail:2}", this is "memorybank.Flash{Synopsis:6, Detail:2}"`},
+		{Flash{Synopsis: 6, Detail: 2}, origin, `it was made with strategy "memorybank.Flash{Synopsis:5, Detail:2, Compat:false}", this is "memorybank.Flash{Synopsis:6, Detail:2, Compat:false}"`},
 		{Recent{}, origin, `this is "memorybank.Recent{N:0}"`},
 	} {
 		_, err := Restore(bytes.NewReader(good), c.s, c.o)

@@ -11,9 +11,9 @@ import (
 
 // A namedTime is a time that a question names, held against the coverage map.
 type namedTime struct {
-	words   string
+	when
 	verdict looked
-	span    ingest.Span // where it was seen
+	span    ingest.Span // where it was seen, both ends included; zero where it may be any time
 }
 
 // namedTimes finds the times that a question names and whether anyone was watching then. Without a coverage map, as when a bank
@@ -23,9 +23,10 @@ func namedTimes(question string, e Evidence, snap *memorybank.Snapshot, c *inges
 		return nil
 	}
 	var list []namedTime
-	for _, w := range clockTimes(question, snap.Epoch.Location()) {
+	whens, _ := timesIn(question, e.Asked)
+	for _, w := range whens {
 		verdict, span := w.look(e, c)
-		list = append(list, namedTime{w.words, verdict, span})
+		list = append(list, namedTime{w, verdict, span})
 	}
 	return list
 }
@@ -72,54 +73,69 @@ const (
 const mostDays = 62
 
 // look finds out whether any moment of w was watched, on any day that it could mean, and if so from when to when it reaches on the
-// latest such day.
+// latest such day. The span is zero where w may mean two stretches of that day.
 func (w when) look(e Evidence, c *ingest.Coverage) (looked, ingest.Span) {
-	day := func(back int) time.Time {
-		y, m, d := e.Asked.Date()
-		return time.Date(y, m, d-back, 0, 0, 0, 0, e.Asked.Location())
+	if w.doubt {
+		return seen, ingest.Span{}
 	}
-	first, last := 0, mostDays
+	// one looks at one stretch, to exclusive.
+	one := func(from, to time.Time) (looked, ingest.Span) {
+		if from.After(e.Asked) {
+			return notYet, ingest.Span{}
+		}
+		to = earlier(to.Add(-1), e.Asked)
+		if len(c.Within(from, to)) > 0 || c.Watched(from) {
+			return seen, ingest.Span{From: from, To: to}
+		}
+		return notSeen, ingest.Span{From: from, To: to}
+	}
+	if !w.span.From.IsZero() {
+		return one(w.span.From, w.span.To)
+	}
 	days := []time.Time{w.day}
 	if w.day.IsZero() {
-		if w.yesterday {
-			first, last = 1, 1
-		}
 		days = days[:0]
-		for back := first; back <= last; back++ {
-			days = append(days, day(back))
-			if days[len(days)-1].AddDate(0, 0, 1).Before(e.Coverage[0].From) {
+		for back := range mostDays + 1 {
+			days = append(days, midnightOf(e.Asked, -back))
+			if midnightOf(e.Asked, 1-back).Before(e.Coverage[0].From) {
 				break
 			}
 		}
 	}
 	shifts := []time.Duration{0}
 	if w.ambiguous {
-		shifts = append(shifts, 12*time.Hour)
+		shifts = append(shifts, halfDay)
 	}
 	past := false
-	for _, d := range days {
+	for i, d := range days {
+		var found []ingest.Span
 		for _, shift := range shifts {
-			from, to := w.on(d, shift)
-			if from.After(e.Asked) {
-				continue
-			}
-			to = to.Add(-1)
-			if to.After(e.Asked) {
-				to = e.Asked
-			}
-			if len(c.Within(from, to)) > 0 || c.Watched(from) {
-				return seen, ingest.Span{From: from, To: to}
-			}
+			switch verdict, span := one(w.on(d, shift)); {
+			case verdict == seen:
+				found = append(found, span)
 			// A day before watching began says nothing about a time that has yet to come today.
-			if d.Equal(day(0)) || !w.day.IsZero() || w.yesterday || to.After(e.Coverage[0].From) {
+			case verdict == notSeen && (i == 0 || span.To.After(e.Coverage[0].From)):
 				past = true
 			}
+		}
+		switch len(found) {
+		case 1:
+			return seen, found[0]
+		case 2:
+			return seen, ingest.Span{}
 		}
 	}
 	if past {
 		return notSeen, ingest.Span{}
 	}
 	return notYet, ingest.Span{}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func sourceWords(s ingest.State) string {

@@ -115,7 +115,9 @@ func TestEvidenceIsBounded(t *testing.T) {
 }
 
 func FuzzClockTimes(f *testing.F) {
-	for _, s := range []string{"at 14:03", "between 23:10 and 1:00", "2026-03-01T14:03:10.5 pm", "12 am-12 pm", "from 9:00 until", "::1:11:", "é14:03ü", "yesterday before 0:00"} {
+	for _, s := range []string{"at 14:03", "between 23:10 and 1:00", "2026-03-01T14:03:10.5 pm", "12 am-12 pm", "from 9:00 until", "::1:11:", "é14:03ü", "yesterday before 0:00", "between 9 and 10",
+		"from 9 to half past", "in the last ten and a half minutes", "two days ago", "a couple of minutes ago or so", "since yesterday morning at nine", "12 to 12", "quarter to one, noon",
+		"the day before yesterday evening", "last night between ten and two", "half past 23 to half past", "just now, the last car", "in the last 1e9 hours", "0 to 24", "since İ 9"} {
 		f.Add(s)
 	}
 	w := &fakeWatched{}
@@ -123,15 +125,30 @@ func FuzzClockTimes(f *testing.F) {
 	w.mark(100, 110)
 	snap := filledBank(memorybank.Recent{}, 3).Snapshot()
 	f.Fuzz(func(t *testing.T, question string) {
-		for _, x := range clockTimes(question, epoch.Location()) {
-			require.Less(t, x.from, x.to)
-			require.LessOrEqual(t, x.to, 49*time.Hour)
+		asked := epoch.Add(2 * time.Minute)
+		list, rest := timesIn(question, asked)
+		require.Len(t, rest, len(question))
+		for _, x := range list {
+			switch {
+			case x.doubt:
+				continue
+			case !x.span.From.IsZero():
+				require.True(t, x.span.From.Before(x.span.To), x)
+			default:
+				require.Less(t, x.from, x.to)
+				require.LessOrEqual(t, x.to, 49*time.Hour)
+				from, to := x.on(epoch, 0)
+				require.True(t, from.Before(to))
+			}
 			require.NotEmpty(t, x.words)
-			from, to := x.on(epoch, 0)
-			require.True(t, from.Before(to))
 		}
-		sentence, decided := beforeModel(question, gather(epoch.Add(2*time.Minute), snap, w), snap, &w.coverage)
+		e := gather(asked, snap, w)
+		sentence, decided := beforeModel(question, e, snap, &w.coverage)
 		require.Equal(t, decided, sentence != "")
+		view, text := testFocus(t, question, namedTimes(question, e, snap, &w.coverage), &e, snap)
+		require.NotEmpty(t, view.Select(nil, 0))
+		require.True(t, text == question || text != "" && !e.Focus.From.IsZero())
+		require.False(t, e.Focus.To.Before(e.Focus.From))
 	})
 }
 

@@ -9,13 +9,15 @@ import (
 
 // Evidence is what an answer rests on: how fresh it is, when anyone was watching, and exactly what the model was given.
 type Evidence struct {
-	Asked    time.Time     // when the snapshot was taken
-	AsOf     time.Time     // wall time of the newest frame in it; zero when there was none
-	Lag      time.Duration // from AsOf to Asked
-	State    ingest.State  // of the source at Asked
-	Coverage []ingest.Span // what was watched, in time order; the newest 64 stretches
-	Gaps     []ingest.Span // what was not, from the first of those to Asked
-	Focus    ingest.Span   // what the times in the question narrowed the memory to; zero when all of it was looked at
+	Asked    time.Time        // when the snapshot was taken
+	AsOf     time.Time        // wall time of the newest frame in it; zero when there was none
+	Lag      time.Duration    // from AsOf to Asked
+	State    ingest.State     // of the source at Asked
+	Coverage []ingest.Span    // what was watched, in time order; the newest 64 stretches
+	Gaps     []ingest.Span    // what was not, from the first of those to Asked
+	Focus    ingest.Span      // what the times in the question narrowed the memory to; zero when all of it was looked at
+	Prefer   memorybank.Order // which moments came first where not all fit, as the question's "first" or "last" says
+	Note     string           // what the answer had to do without, in words; "" for nothing
 	Items    []EvidenceItem
 }
 

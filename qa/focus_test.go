@@ -35,6 +35,13 @@ func TestInPresentTense(t *testing.T) {
 	}
 }
 
+func testFocus(t *testing.T, question string, times []namedTime, e *Evidence, snap *memorybank.Snapshot) (*memorybank.Snapshot, string) {
+	t.Helper()
+	view, text, _, err := new(Session).focus(t.Context(), question, times, e, snap, 0)
+	require.NoError(t, err)
+	return view, text
+}
+
 // A minute of frames, one a second, watched from 10:00:00 with a hole from 10:00:20 to 10:00:30.
 func TestFocus(t *testing.T) {
 	epoch := time.Date(2026, 5, 2, 10, 0, 0, 0, time.UTC)
@@ -66,7 +73,7 @@ func TestFocus(t *testing.T) {
 		{"Is the door open?", "Is the door open?", 0, 59, memorybank.Detail},
 	} {
 		evidence := e()
-		view, text := focus(c.question, namedTimes(c.question, *evidence, snap, coverage), evidence, snap)
+		view, text := testFocus(t, c.question, namedTimes(c.question, *evidence, snap, coverage), evidence, snap)
 		assert.Equal(t, c.text, text)
 		shown := view.Select(nil, 0)
 		assert.Equal(t, c.role, shown[0].Role, c.question)
@@ -80,12 +87,12 @@ func TestFocus(t *testing.T) {
 	}
 	// a budget holds for a moment too
 	question := "Was the door open at 10:00:07?"
-	view, _ := focus(question, namedTimes(question, *e(), snap, coverage), e(), snap)
+	view, _ := testFocus(t, question, namedTimes(question, *e(), snap, coverage), e(), snap)
 	assert.Empty(t, view.Select(nil, 3))
 	// memory that has forgotten the time shows what it has
 	recent := memorybank.New(epoch, memorybank.Recent{N: 2})
 	recent.Add(memorybank.Entry{At: 50 * time.Second, Grid: memorybank.Grid{H: 1, W: 1}, Tokens: compute.NewMatrix(1, 2)})
-	view, text := focus(question, namedTimes(question, *e(), recent.Snapshot(), coverage), e(), recent.Snapshot())
+	view, text := testFocus(t, question, namedTimes(question, *e(), recent.Snapshot(), coverage), e(), recent.Snapshot())
 	assert.Equal(t, recent.Snapshot(), view)
 	assert.Equal(t, question, text)
 }

@@ -34,6 +34,21 @@ type Session struct {
 	// Query puts a question in the space of the entries' Indicators, as a unit vector or nil; set it before the first Ask. Where it is
 	// nil, a memory that does not fit a budget is thinned out evenly.
 	Query func(question string) []float32
+
+	// Warn is told what an answer had to do without and why, as when the disk fails; nil: nobody is. Set it before the first Ask.
+	Warn func(error)
+
+	// VisualTokens is the budget of a question that has none of its own; 0 is the strategy's own size. Set it before the first Ask
+	// and before KeepWarm.
+	VisualTokens int
+}
+
+// budget is what may be shown for q; 0 is the strategy's own size.
+func (s *Session) budget(q Question) int {
+	if q.MaxVisualTokens > 0 {
+		return q.MaxVisualTokens
+	}
+	return s.VisualTokens
 }
 
 // NewSession returns a Session over a bank that someone else fills. now is the clock that questions are asked by, nil for
@@ -50,7 +65,7 @@ type Question struct {
 	ID              string // the asker's own, returned in the Answer
 	Text            string
 	MaxTokens       int // of the answer; 0 is the model's default
-	MaxVisualTokens int // of the memory shown to the model, never exceeded; 0 is the strategy's own size
+	MaxVisualTokens int // of the memory shown to the model, never exceeded; 0 is the Session's VisualTokens
 	Temperature     float32
 	TopP            float32
 	Seed            uint64
@@ -111,17 +126,16 @@ func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) 
 		return a, nil
 	}
 
-	view, question := focus(q.Text, times, &a.Evidence, snap)
-	var query []float32
-	if s.Query != nil {
-		query = s.Query(question)
+	budget := s.budget(q)
+	view, question, query, err := s.focus(ctx, q.Text, times, &a.Evidence, snap, budget)
+	if err != nil {
+		return fail(err)
 	}
-	entries := view.Select(query, q.MaxVisualTokens)
-	if err := within(entries, q.MaxVisualTokens); err != nil {
+	entries := view.Select(query, budget)
+	if err := within(entries, budget); err != nil {
 		return fail(err)
 	}
 	a.Evidence.Items = items(entries, snap)
-	var err error
 	a.Stats, err = s.model.Generate(ctx, AskPrompt(entries, snap.Epoch, question),
 		llm.Options{MaxTokens: q.MaxTokens, Temperature: q.Temperature, TopP: q.TopP, Seed: q.Seed},
 		func(t llm.Token) error { return say(t.Text) })

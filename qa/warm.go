@@ -24,8 +24,9 @@ type warmth struct {
 	age  atomic.Int64                        // how much older than the newest a question may take it; nanoseconds
 }
 
-// KeepWarm shows the model every new snapshot of the memory before anyone asks, so that a question costs its own words only. While
-// one is shown, newer ones replace each other: the newest comes next. Questions go before it.
+// KeepWarm shows the model every new snapshot of the memory before anyone asks, so that a question costs its own words only, and what
+// a strategy selects for it. It shows what all questions without a budget of their own begin with (Snapshot.Prefix). While one is shown,
+// newer ones replace each other: the newest comes next. Questions go before it.
 //
 // A question takes the newest snapshot all the same, and waits for the model to see what is new in it; unless maxAge is above zero:
 // then it takes the last snapshot that was shown whole, if that is at most so much older than the newest, and the Answer's Version
@@ -47,20 +48,27 @@ func (s *Session) KeepWarm(ctx context.Context, maxAge time.Duration) error {
 			return fail(err)
 		}
 		version = snap.Version
-		if err := w.Warm(ctx, memoryPrompt(snap.Select(nil, 0), snap.Epoch)); err != nil {
+		if err := w.Warm(ctx, warmPrompt(snap, s.VisualTokens)); err != nil {
 			return fail(err)
 		}
 		s.warm.snap.Store(snap)
 	}
 }
 
+// warmPrompt is what all prompts about the whole of a snapshot within a budget begin with.
+func warmPrompt(snap *memorybank.Snapshot, budget int) llm.Prompt {
+	p := memoryPrompt(snap.Prefix(budget), snap.Epoch)
+	return p[:len(p)-1] // what a strategy selects for the question may come before the question
+}
+
 // snapshot is what q is answered from.
 func (s *Session) snapshot(q Question) *memorybank.Snapshot {
 	newest, warm := s.bank.Snapshot(), s.warm.snap.Load()
 	switch {
-	case warm == nil, q.MaxVisualTokens != 0, newest.Now-warm.Now > time.Duration(s.warm.age.Load()):
+	case warm == nil, s.budget(q) != s.VisualTokens, newest.Now-warm.Now > time.Duration(s.warm.age.Load()):
 		return newest
-	case len(clockTimes(q.Text, newest.Epoch.Location())) > 0:
+	}
+	if times, _ := timesIn(q.Text, s.now().In(newest.Epoch.Location())); len(times) > 0 {
 		return newest
 	}
 	return warm

@@ -3,6 +3,7 @@ package qa
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,10 +77,9 @@ func TestKeepWarm(t *testing.T) {
 	// What is shown is the beginning of the question's prompt, under the stream's own IDs; one frame was passed over.
 	whole := model.prompts[len(model.prompts)-1]
 	require.Equal(t, whole[:len(second)], second)
-	require.Len(t, whole, len(second)+2)
-	require.Equal(t, llm.Part{Control: userToken}, second[len(second)-1])
-	require.Len(t, first, 1+3+1)
-	require.Len(t, third, 1+3*3+1)
+	require.Len(t, whole, len(second)+3)
+	require.Len(t, first, 1+3)
+	require.Len(t, third, 1+3*3)
 
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
@@ -97,4 +97,51 @@ func TestKeepWarm(t *testing.T) {
 
 	cold := NewSession(bank, Shared(&model.fakeModel, 3), w, at(20))
 	require.ErrorIs(t, cold.KeepWarm(t.Context(), 0), errNoWarmer)
+}
+
+// What is shown ahead of time is what questions' prompts begin with, whatever they select, within the session's budget.
+func TestWarmPromptBeginsEveryPrompt(t *testing.T) {
+	for _, strategy := range []memorybank.Strategy{
+		memorybank.Flash{Synopsis: 8, Detail: 2}, memorybank.Recent{N: 4}, memorybank.Composite{Past: 40, Unit: 4, Recent: 2},
+	} {
+		bank := filledBank(strategy, 100)
+		w := &fakeWatched{state: ingest.Live}
+		w.mark(0, 100)
+		for _, budget := range []int{0, 60, 12} {
+			model := &fakeModel{}
+			s := NewSession(bank, model, w, at(100))
+			s.VisualTokens = budget
+			selecting := 0
+			s.Query = func(question string) []float32 {
+				selecting++
+				return [][]float32{{1, 0, 0}, {0, 0, 1}}[selecting%2]
+			}
+			warm := warmPrompt(bank.Snapshot(), budget)
+			for _, q := range []string{"Is the gate open?", "What was the first thing that came?"} {
+				a, err := s.Ask(t.Context(), Question{Text: q}, nil)
+				require.NoError(t, err)
+				if budget > 0 {
+					require.LessOrEqual(t, a.Stats.VisualTokens, budget)
+				}
+				prompt := model.prompts[len(model.prompts)-1]
+				require.Equal(t, warm, prompt[:len(warm)], "%#v, %d tokens", strategy, budget)
+				require.True(t, slices.ContainsFunc(a.Evidence.Items, func(e EvidenceItem) bool { return e.ID == bank.Snapshot().Newest.ID }), "the newest frame is always in")
+			}
+			require.Equal(t, 2, selecting)
+		}
+	}
+}
+
+func TestBudgetOfTheSession(t *testing.T) {
+	bank := filledBank(memorybank.Recent{N: 50}, 50)
+	w := &fakeWatched{state: ingest.Live}
+	w.mark(0, 50)
+	s := NewSession(bank, &fakeModel{}, w, at(50))
+	s.VisualTokens = 10
+	for _, c := range []struct{ own, want int }{{0, 8}, {5, 4}, {41, 40}} {
+		a, err := s.Ask(t.Context(), Question{Text: "What came last?", MaxVisualTokens: c.own}, nil)
+		require.NoError(t, err)
+		require.Equal(t, c.want, a.Stats.VisualTokens)
+		require.Equal(t, memorybank.Latest, a.Evidence.Prefer)
+	}
 }

@@ -35,6 +35,12 @@ type Indicator interface {
 	Indicate(rows compute.Matrix) []float32
 }
 
+// Memory is what Watch fills; a memorybank.Bank is one.
+type Memory interface {
+	Snapshot() *memorybank.Snapshot // its Epoch is what times count from
+	Add(memorybank.Entry)
+}
+
 // waiting is how many frames may wait for the encoder, and how many of them it takes in one pass when they do.
 const waiting = 4
 
@@ -42,7 +48,7 @@ const waiting = 4
 // has ended, ctx's error when that is done, or what the source broke with; by then its goroutine is gone and (unless ctx was
 // done) every frame is in the bank. It is the bank's one writer. A frame that cannot be encoded is counted on the meters and left out;
 // watching goes on. When the encoder is slower than the source, Next is simply not called: dropping is the source's policy.
-func Watch(ctx context.Context, src Source, enc Encoder, bank *memorybank.Bank, meters ...*Meter) error {
+func Watch(ctx context.Context, src Source, enc Encoder, bank Memory, meters ...*Meter) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	frames := make(chan ingest.Frame, waiting)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"afterimage/ingest"
+	"afterimage/memorybank"
 	"afterimage/qa"
 )
 
@@ -17,7 +18,8 @@ type askCmd struct {
 	For       time.Duration `default:"20s" help:"How long to watch a live source. A file is watched to its end, as fast as possible."`
 	FPS       float64       `name:"fps" default:"2" help:"Pictures a second to look at."`
 	Transport string        `enum:"tcp,udp" default:"tcp" help:"RTSP over tcp or udp."`
-	Strategy  string        `enum:"flash,recent" default:"flash" help:"What is remembered: flash or recent."`
+	Strategy  MemoryConfig  `default:"flash" placeholder:"NAME" help:"How to remember (${default}): a strategy that \"afterimage list strategies\" lists, with options as in flash:synopsis=32,detail=4."`
+	Visual    int           `name:"max-visual-tokens" placeholder:"N" help:"Most visual tokens that a question is shown; without it, as many as the strategy likes."`
 	MaxTokens int           `default:"256" help:"Longest answer, in tokens."`
 	Starts    time.Time     `placeholder:"TIME" help:"The time of day of a file's first picture, as 2026-05-04T12:00:00Z; now when not given. Questions about clock times need it."`
 	JSON      bool          `name:"json" help:"Print one JSON object a question instead of text."`
@@ -40,10 +42,10 @@ func (c *askCmd) Run(ctx context.Context, a *app) error {
 	if err := checkSource(u); err != nil {
 		return err
 	}
-	sc := StreamConfig{Name: nameOf(u), URL: u, FPS: c.FPS, Transport: c.Transport, Memory: MemoryConfig{Strategy: c.Strategy}}
+	sc := StreamConfig{Name: nameOf(u), URL: u, FPS: c.FPS, Transport: c.Transport, Memory: c.Strategy, VisualTokens: c.Visual}
 	sc.inherit(StreamConfig{})
 	if err := sc.check(func(key, format string, args ...any) error {
-		return fmt.Errorf("ask: --%s: %s", key, fmt.Sprintf(format, args...))
+		return fmt.Errorf("ask: --%s: %s", strings.ReplaceAll(key, "_", "-"), fmt.Sprintf(format, args...))
 	}); err != nil {
 		return err
 	}
@@ -143,6 +145,15 @@ func evidenceLine(answer qa.Answer) string {
 	fmt.Fprintf(&b, "as of %s", stamp(e.AsOf))
 	if from, to, n := evidenceSpan(e); n > 0 {
 		fmt.Fprintf(&b, ", from %d moments between %s and %s", n, clock(from), clock(to))
+	}
+	if f := e.Focus; !f.From.IsZero() {
+		fmt.Fprintf(&b, ", asked about %s to %s", clock(f.From), clock(f.To))
+	}
+	if e.Prefer != memorybank.AnyTime {
+		fmt.Fprintf(&b, ", the %s of what fits", e.Prefer)
+	}
+	if e.Note != "" {
+		fmt.Fprintf(&b, ", but %s", e.Note)
 	}
 	if e.State != "" && e.State != ingest.Live && e.State != ingest.Ended {
 		fmt.Fprintf(&b, ", the source is %s", e.State)

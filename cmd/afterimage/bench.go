@@ -19,20 +19,21 @@ type benchCmd struct {
 	Engine  benchEngineCmd  `cmd:"" help:"Time encoding and answering."`
 	Encoder benchEncoderCmd `cmd:"" help:"Time encoding alone, in batches of several sizes."`
 	Kernels benchKernelsCmd `cmd:"" help:"Time the kernels of a GPU, each beside what the machine allows at best."`
+	Memory  benchMemoryCmd  `cmd:"" help:"Compare memory strategies on the same frames, questions and budgets."`
 	Soak    benchSoakCmd    `cmd:"" help:"Watch a camera for a while, and memory and CPU with it."`
 	Month   benchMonthCmd   `cmd:"" help:"Remember thirty days of made-up frames, in memory and on disk, and time it day by day."`
 }
 
 type benchSimCmd struct {
-	Seeds              string  `default:"900000-900019" help:"Which streets: 900000-900019, or 900000,900003."`
-	Minutes            float64 `default:"10" help:"Length of each stream."`
-	Strategy           string  `enum:"flash,recent" default:"flash" help:"What is remembered: flash or recent."`
-	JSON               string  `name:"json" placeholder:"FILE" type:"path" help:"Write the report here, and every question with its answer beside it in a .jsonl."`
-	QuestionsPerMinute int     `default:"6" help:"Asked together at one moment of every minute."`
-	Codec              string  `enum:"none,h264" default:"none" help:"Watch the drawn pictures (none), or through H.264 as a camera sends them (h264)."`
-	Blind              bool    `xor:"baseline" help:"Baseline: the model is shown nothing."`
-	NewestOnly         bool    `xor:"baseline" help:"Baseline: the model is shown the newest frame only."`
-	Resume             bool    `help:"Go on where an interrupted run with the same --json stopped."`
+	Seeds              string       `default:"900000-900019" help:"Which streets: 900000-900019, or 900000,900003."`
+	Minutes            float64      `default:"10" help:"Length of each stream."`
+	Strategy           MemoryConfig `default:"flash" placeholder:"NAME" help:"How to remember (${default}): a strategy that \"afterimage list strategies\" lists, with options as in flash:synopsis=32,detail=4."`
+	JSON               string       `name:"json" placeholder:"FILE" type:"path" help:"Write the report here, and every question with its answer beside it in a .jsonl."`
+	QuestionsPerMinute int          `default:"6" help:"Asked together at one moment of every minute."`
+	Codec              string       `enum:"none,h264" default:"none" help:"Watch the drawn pictures (none), or through H.264 as a camera sends them (h264)."`
+	Blind              bool         `xor:"baseline" help:"Baseline: the model is shown nothing."`
+	NewestOnly         bool         `xor:"baseline" help:"Baseline: the model is shown the newest frame only."`
+	Resume             bool         `help:"Go on where an interrupted run with the same --json stopped."`
 }
 
 func (c *benchSimCmd) Help() string {
@@ -64,9 +65,9 @@ func (c *benchSimCmd) Run(ctx context.Context, a *app) error {
 	defer m.close(a.log)
 	o := bench.SimOptions{
 		Seeds: seeds, Length: time.Duration(c.Minutes * float64(time.Minute)), PerMinute: c.QuestionsPerMinute,
-		Strategy: c.Strategy, Codec: c.Codec, Camera: plainCamera, Resume: c.Resume,
+		Strategy: c.Strategy.spec(), Codec: c.Codec, Camera: plainCamera, Resume: c.Resume,
 	}
-	strategy, err := newStrategy(MemoryConfig{Strategy: c.Strategy})
+	strategy, err := c.Strategy.open(m, a.log)
 	if err != nil {
 		return err
 	}
@@ -194,7 +195,7 @@ func plainCamera(_ context.Context, seed uint64, length time.Duration, epoch tim
 // rig is the machine as a benchmark drives it.
 func (m *machine) rig(a *app, s memorybank.Strategy) bench.Rig {
 	return bench.Rig{
-		Encoder: m.encoder, Model: m.engine, Strategy: func() memorybank.Strategy { return s },
+		Encoder: m.encoder, Query: m.query(a.log), Model: m.engine, Strategy: func() memorybank.Strategy { return s },
 		Machine: bench.Machine{
 			CPU: cpuName(), Level: m.level, Device: m.device, Threads: m.threads, Model: m.name, Commit: versionString(), Date: stamp(time.Now().UTC()),
 		},

@@ -31,8 +31,8 @@ func (c *checkConfigCmd) Run(a *app) error {
 	fmt.Fprintf(a.out, "%s is fine\nlisten %s, model %s, device %s, weights %s, threads %s\n",
 		c.File, cfg.Listen, model, cfg.Device, cfg.Quant, orAll(cfg.Threads))
 	for _, s := range cfg.Streams {
-		fmt.Fprintf(a.out, "stream %s: %s, %g fps, %s, stalled after %s, memory %s\n",
-			s.Name, s.URL, s.FPS, s.Transport, time.Duration(s.StallTimeout), s.Memory)
+		fmt.Fprintf(a.out, "stream %s: %s, %g fps, %s, stalled after %s, memory %s%s\n",
+			s.Name, s.URL, s.FPS, s.Transport, time.Duration(s.StallTimeout), s.Memory, budgetWords(s.VisualTokens))
 	}
 	return nil
 }
@@ -44,22 +44,9 @@ func orAll(threads int) string {
 	return fmt.Sprint(threads)
 }
 
-// String is the strategy with its sizes.
-func (m MemoryConfig) String() string {
-	m = m.withDefaults()
-	if m.Strategy == "recent" {
-		return fmt.Sprintf("recent (frames %d)", m.Frames)
+func budgetWords(visualTokens int) string {
+	if visualTokens == 0 {
+		return ""
 	}
-	return fmt.Sprintf("flash (synopsis %d, detail %d)", m.Synopsis, m.Detail)
-}
-
-// withDefaults fills in the sizes that the strategies would use for zero.
-func (m MemoryConfig) withDefaults() MemoryConfig {
-	m.Strategy = first(m.Strategy, "flash")
-	if m.Strategy == "recent" {
-		m.Frames = first(m.Frames, 16)
-	} else {
-		m.Synopsis, m.Detail = first(m.Synopsis, 64), first(m.Detail, 8)
-	}
-	return m
+	return fmt.Sprintf(", at most %d visual tokens a question", visualTokens)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -43,19 +44,75 @@ type StreamConfig struct {
 	Transport    string       `yaml:"transport"`     // RTSP over "tcp" or "udp"
 	StallTimeout duration     `yaml:"stall_timeout"` // no picture for this long means stalled
 	Memory       MemoryConfig `yaml:"memory"`
-	PasswordFile string       `yaml:"password_file"` // its first line is the password of the user in source
-	Warm         string       `yaml:"warm"`          // "off", "newest" or "wait"; empty means newest on a GPU and off on the processor
-	WarmAge      duration     `yaml:"warm_age"`      // newest: how old what an answer is from may be
+	VisualTokens int          `yaml:"max_visual_tokens"` // of what a question is shown; 0 is the strategy's own size
+	PasswordFile string       `yaml:"password_file"`     // its first line is the password of the user in source
+	Warm         string       `yaml:"warm"`              // "off", "newest" or "wait"; empty means newest on a GPU and off on the processor
+	WarmAge      duration     `yaml:"warm_age"`          // newest: how old what an answer is from may be
 
 	URL ingest.URL `yaml:"-"`
 }
 
-// MemoryConfig chooses what is remembered. Zero means the strategy's default.
-type MemoryConfig struct {
-	Strategy string `yaml:"strategy"` // "flash" or "recent"
-	Synopsis int    `yaml:"synopsis"` // flash: spans kept
-	Detail   int    `yaml:"detail"`   // flash: full pictures shown
-	Frames   int    `yaml:"frames"`   // recent: pictures kept
+// UnmarshalYAML reads a strategy's name, or a mapping with the name under strategy and its options beside it.
+func (c *MemoryConfig) UnmarshalYAML(n ast.Node) error {
+	var pairs []*ast.MappingValueNode
+	switch n := n.(type) {
+	case *ast.StringNode:
+		if err := c.UnmarshalText([]byte(n.Value)); err != nil {
+			return &yaml.SyntaxError{Message: err.Error(), Token: n.GetToken()}
+		}
+		return nil
+	case *ast.MappingNode:
+		pairs = n.Values
+	case *ast.MappingValueNode:
+		pairs = []*ast.MappingValueNode{n}
+	case *ast.NullNode:
+		return nil
+	default:
+		return &yaml.SyntaxError{Message: "want a strategy's name, or strategy: with its options", Token: n.GetToken()}
+	}
+	for _, p := range pairs {
+		key := p.Key.GetToken().Value
+		var value any
+		if err := yaml.NodeToValue(p.Value, &value); err != nil {
+			return err
+		}
+		switch v := value.(type) {
+		case uint64: // as the YAML library has numbers
+			value = int(min(v, math.MaxInt))
+		case int64:
+			value = int(v)
+		case []any:
+			if list, ok := ints(v); ok {
+				value = list
+			}
+		case nil:
+			return &yaml.SyntaxError{Message: key + " has no value", Token: p.Key.GetToken()}
+		}
+		if key == "strategy" {
+			name, ok := value.(string)
+			if !ok {
+				return &yaml.SyntaxError{Message: "want a strategy's name: " + either(strategyNames()), Token: p.Value.GetToken()}
+			}
+			c.Strategy = name
+			continue
+		}
+		if c.Options == nil {
+			c.Options = map[string]any{}
+		}
+		c.Options[key] = value
+	}
+	return nil
+}
+
+func ints(list []any) (out []int, ok bool) {
+	for _, x := range list {
+		n, ok := x.(uint64)
+		if !ok || n > math.MaxInt {
+			return nil, false
+		}
+		out = append(out, int(n))
+	}
+	return out, true
 }
 
 // sourceText is a URL as written, credentials and all; it never prints itself.
@@ -188,19 +245,13 @@ func (c *Config) resolve(dir string, root ast.Node) error {
 
 // inherit takes what s leaves open from the defaults, then from the program.
 func (s *StreamConfig) inherit(d StreamConfig) {
-	if s.Memory.Strategy != "" && s.Memory.Strategy != d.Memory.Strategy {
-		d.Memory = MemoryConfig{} // sizes belong to a strategy
-	}
 	s.FPS = first(s.FPS, d.FPS, 2)
 	s.Transport = first(s.Transport, d.Transport, "tcp")
 	s.StallTimeout = first(s.StallTimeout, d.StallTimeout, duration(10*time.Second))
 	s.Warm = first(s.Warm, d.Warm)
 	s.WarmAge = first(s.WarmAge, d.WarmAge, duration(2*time.Second))
-	m := &s.Memory
-	m.Strategy = first(m.Strategy, d.Memory.Strategy, "flash")
-	m.Synopsis = first(m.Synopsis, d.Memory.Synopsis)
-	m.Detail = first(m.Detail, d.Memory.Detail)
-	m.Frames = first(m.Frames, d.Memory.Frames)
+	s.Memory = s.Memory.over(d.Memory)
+	s.VisualTokens = first(s.VisualTokens, d.VisualTokens)
 }
 
 // first returns the first non-zero value.
@@ -215,7 +266,6 @@ func first[T comparable](values ...T) (zero T) {
 
 // check looks at everything but the source; zero values pass.
 func (s *StreamConfig) check(bad func(key, format string, args ...any) error) error {
-	m := s.Memory
 	switch {
 	case s.FPS != 0 && !(s.FPS >= 0.05 && s.FPS <= 30):
 		return bad("fps", "want 0.05 to 30 pictures a second")
@@ -227,18 +277,15 @@ func (s *StreamConfig) check(bad func(key, format string, args ...any) error) er
 		return bad("warm", "want off, newest or wait")
 	case s.WarmAge != 0 && (s.WarmAge < duration(100*time.Millisecond) || s.WarmAge > duration(time.Hour)):
 		return bad("warm_age", "want 100ms to 1h")
-	case m.Strategy != "" && !slices.Contains([]string{"flash", "recent"}, m.Strategy):
-		return bad("memory.strategy", "want flash or recent")
-	case m.Synopsis < 0 || m.Synopsis > 1024:
-		return bad("memory.synopsis", "want 1 to 1024")
-	case m.Detail < 0 || m.Detail > 256:
-		return bad("memory.detail", "want 1 to 256")
-	case m.Frames < 0 || m.Frames > 256:
-		return bad("memory.frames", "want 1 to 256")
-	case m.Strategy == "flash" && m.Frames != 0:
-		return bad("memory.frames", "frames belongs to the strategy recent; flash has synopsis and detail")
-	case m.Strategy == "recent" && (m.Synopsis != 0 || m.Detail != 0):
-		return bad("memory.strategy", "recent has frames; synopsis and detail belong to flash")
+	case s.VisualTokens < 0 || s.VisualTokens > 1<<20:
+		return bad("max_visual_tokens", "want 0 (as many as the strategy shows) to 1048576")
+	}
+	if _, _, err := s.Memory.find(); err != nil {
+		var wrong *optionError
+		if errors.As(err, &wrong) {
+			return bad("memory."+first(wrong.option, "strategy"), "%v", err)
+		}
+		return err
 	}
 	return nil
 }

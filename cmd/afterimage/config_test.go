@@ -42,6 +42,7 @@ auth: {token_file: token}
 stream_defaults:
   fps: 1
   memory: {strategy: flash, synopsis: 32}
+  max_visual_tokens: 800
 streams:
   front_door: rtsp://viewer:${CAM_PASS}@192.0.2.10/stream2
   yard:
@@ -52,8 +53,8 @@ streams:
     stall_timeout: 30s
     warm: wait
   porch: {source: "sim://street?seed=100001", memory: {strategy: recent, frames: 16}}
-  clip: clips/one.mp4
-  cost: "$${HOME}.mp4"
+  clip: {source: clips/one.mp4, memory: composite, max_visual_tokens: 256}
+  cost: {source: "$${HOME}.mp4", memory: {detail: 3}}
 `)
 	dir := filepath.Dir(file)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "secret"), []byte("p@ss/"+canary+"\r\nmore"), 0o600))
@@ -72,15 +73,19 @@ streams:
 	assert.Equal(t, 1.0, front.FPS)
 	assert.Equal(t, "tcp", front.Transport)
 	assert.Equal(t, duration(10*time.Second), front.StallTimeout)
-	assert.Equal(t, MemoryConfig{Strategy: "flash", Synopsis: 32}, front.Memory)
+	assert.Equal(t, MemoryConfig{Strategy: "flash", Options: map[string]any{"synopsis": 32}}, front.Memory)
 	assert.Equal(t, "rtsp://viewer:"+canary+"@192.0.2.10/stream2", front.URL.Raw())
 	assert.Equal(t, "rtsp://viewer:p%40ss%2F"+canary+"@192.0.2.11/live", yard.URL.Raw())
 	assert.Equal(t, duration(30*time.Second), yard.StallTimeout)
 	assert.Equal(t, "wait", yard.Warm)
 	assert.Empty(t, front.Warm)
 	assert.Equal(t, duration(2*time.Second), front.WarmAge)
-	assert.Equal(t, MemoryConfig{Strategy: "recent", Frames: 16}, porch.Memory, "sizes of another strategy are not inherited")
+	assert.Equal(t, MemoryConfig{Strategy: "recent", Options: map[string]any{"frames": 16}}, porch.Memory, "sizes of another strategy are not inherited")
 	assert.Equal(t, filepath.Join(dir, "clips/one.mp4"), clip.URL.Path())
+	assert.Equal(t, MemoryConfig{Strategy: "composite"}, clip.Memory)
+	assert.Equal(t, 256, clip.VisualTokens)
+	assert.Equal(t, 800, front.VisualTokens)
+	assert.Equal(t, MemoryConfig{Strategy: "flash", Options: map[string]any{"synopsis": 32, "detail": 3}}, cost.Memory, "options add up")
 	assert.Equal(t, filepath.Join(dir, "${HOME}.mp4"), cost.URL.Path())
 
 	// However the configuration is printed, no password shows.
@@ -96,7 +101,7 @@ func TestConfigErrors(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key", "lisen: 1\n" + one, ":1:1: unknown field \"lisen\"\n     1 | lisen: 1\n         ^"},
 		{"unknown stream key", "streams:\n  a:\n    source: sim://street\n    sauce: x\n", ":4:5: unknown field \"sauce\""},
-		{"unknown memory key", "streams:\n  a:\n    source: sim://street\n    memory: {kind: x}\n", ":4:14: unknown field \"kind\""},
+		{"unknown memory key", "streams:\n  a:\n    source: sim://street\n    memory: {kind: x}\n", ":4:20: the memory strategy flash has no option kind; it has synopsis, detail and compat"},
 		{"duplicate key", "listen: a:1\nlisten: b:2\n" + one, ":2:1: mapping key \"listen\" already defined"},
 		{"duplicate stream", "streams:\n  a: sim://street\n  a: sim://street\n", ":3:3: mapping key \"a\" already defined"},
 		{"wrong type", "threads: many\n" + one, ":1:10: cannot unmarshal string into Go struct field"},
@@ -120,9 +125,19 @@ func TestConfigErrors(t *testing.T) {
 		{"stall range", "streams:\n  a: {source: sim://street, stall_timeout: 1ms}\n", "want 1s to 1h"},
 		{"warm", "streams:\n  a: {source: sim://street, warm: hot}\n", ":2:35: want off, newest or wait"},
 		{"warm age", "stream_defaults: {warm_age: 1ms}\n" + one, "want 100ms to 1h"},
-		{"strategy", "stream_defaults: {memory: {strategy: lru}}\n" + one, ":1:38: want flash or recent"},
-		{"strategy sizes", "streams:\n  a: {source: sim://street, memory: {frames: 4}}\n", "frames belongs to the strategy recent"},
-		{"recent sizes", "streams:\n  a: {source: sim://street, memory: {strategy: recent, detail: 4}}\n", "recent has frames"},
+		{"strategy", "stream_defaults: {memory: {strategy: lru}}\n" + one, ":1:38: there is no memory strategy \"lru\"; want flash, "},
+		{"strategy sizes", "streams:\n  a: {source: sim://street, memory: {frames: 4}}\n", ":2:46: the memory strategy flash has no option frames; it has synopsis, detail and compat (frames belongs to recent, uniform and reservoir)"},
+		{"recent sizes", "streams:\n  a: {source: sim://street, memory: {strategy: recent, detail: 4}}\n", ":2:64: the memory strategy recent has no option detail; it has frames (detail belongs to flash)"},
+		{"short strategy", "streams:\n  a: {source: sim://street, memory: lru}\n", ":2:37: there is no memory strategy \"lru\""},
+		{"short strategy with options", "streams:\n  a: {source: sim://street, memory: \"recent:frames=0\"}\n", ":2:37: frames of recent: want a number of 1 to 4096"},
+		{"memory list", "streams:\n  a: {source: sim://street, memory: [recent]}\n", ":2:37: want a strategy's name"},
+		{"memory number", "streams:\n  a: {source: sim://street, memory: {strategy: 1}}\n", ":2:48: want a strategy's name: flash, "},
+		{"memory null", "streams:\n  a: {source: sim://street, memory: {synopsis: }}\n", "synopsis has no value"},
+		{"option type", "streams:\n  a: {source: sim://street, memory: {synopsis: many}}\n", ":2:48: synopsis of flash: want a number of 1 to 4096"},
+		{"option fraction", "streams:\n  a: {source: sim://street, memory: {synopsis: 1.5}}\n", ":2:48: synopsis of flash: want a number"},
+		{"option range", "streams:\n  a: {source: sim://street, memory: {synopsis: 99999999999999999999}}\n", ":2:48: synopsis of flash: want a number"},
+		{"option bool", "streams:\n  a: {source: sim://street, memory: {strategy: reservoir, even: 1}}\n", ":2:65: even of reservoir: want true or false"},
+		{"budget", "streams:\n  a: {source: sim://street, max_visual_tokens: -1}\n", ":2:48: want 0 (as many as the strategy shows) to 1048576"},
 		{"default source", "stream_defaults: {source: sim://street}\n" + one, "cannot be shared"},
 		{"variable", "model: ${NOWHERE}\n" + one, ":1:8: environment variable NOWHERE is not set"},
 		{"secret variable", "streams:\n  a: rtsp://u:${CAM_PASSWORD}@h/\n", ":2:6: environment variable CAM_PASSWORD is not set; set it, or give a default as in ${NAME:default}\n"},

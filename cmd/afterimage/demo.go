@@ -18,9 +18,10 @@ import (
 )
 
 type demoCmd struct {
-	Once   bool   `help:"Ask three questions at three moments of the stream, print answers and truth, and end."`
-	Listen string `default:"${listen}" env:"AFTERIMAGE_LISTEN" placeholder:"HOST:PORT" help:"Where the page is served (${listen}); with --once there is no page."`
-	Seed   uint64 `placeholder:"N" help:"Which street day to play: 100000 or more, which the default model has never seen. Without it, another one every time; with --once, 100000."`
+	Once     bool         `help:"Ask three questions at three moments of the stream, print answers and truth, and end."`
+	Listen   string       `default:"${listen}" env:"AFTERIMAGE_LISTEN" placeholder:"HOST:PORT" help:"Where the page is served (${listen}); with --once there is no page."`
+	Strategy MemoryConfig `default:"flash" placeholder:"NAME" help:"How to remember (${default}): a strategy that \"afterimage list strategies\" lists, with options as in flash:synopsis=32,detail=4."`
+	Seed     uint64       `placeholder:"N" help:"Which street day to play: 100000 or more, which the default model has never seen. Without it, another one every time; with --once, 100000."`
 }
 
 func (c *demoCmd) Help() string {
@@ -78,7 +79,7 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	sc := StreamConfig{Name: "street", URL: u}
+	sc := StreamConfig{Name: "street", URL: u, Memory: c.Strategy}
 	sc.inherit(StreamConfig{})
 	s, err := openStream(ctx, a, m, sc)
 	if err != nil {

@@ -27,6 +27,7 @@ type machine struct {
 	threads int
 	encoder loadedEncoder
 	engine  loadedEngine
+	recall  *llm.Recall // nil where the model has no learned memory
 	devices []compute.Device
 	streams atomic.Uint32 // that share the engine
 }
@@ -95,6 +96,9 @@ func loadMachine(a *app, p place) (_ *machine, err error) {
 		return nil, err
 	}
 	m.engine = engine
+	if err := m.loadRecall(a, files); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
 
@@ -113,6 +117,9 @@ func (m *machine) share() qa.Model { return qa.Shared(m.engine, uint16(m.streams
 // close frees everything, models before their devices.
 func (m *machine) close(log *slog.Logger) {
 	var errs []error
+	if m.recall != nil {
+		errs = append(errs, m.recall.Close())
+	}
 	if m.engine != nil {
 		errs = append(errs, m.engine.Close())
 	}

@@ -27,6 +27,7 @@ type cli struct {
 	Bench       benchCmd       `cmd:"" help:"Measure answers, speed or steadiness on this machine."`
 	Doctor      doctorCmd      `cmd:"" help:"Check that this machine has what is needed, and say what to do where it has not."`
 	CheckConfig checkConfigCmd `cmd:"" name:"check-config" help:"Check a configuration file and print what it means."`
+	List        listCmd        `cmd:"" help:"List what can be chosen: the memory strategies."`
 	Completion  completionCmd  `cmd:"" help:"Print a completion script for a shell."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 	GPUs        gpusCmd        `cmd:"" name:"gpus" hidden:"" help:"Print the GPUs that can be used, as JSON."`

@@ -16,10 +16,11 @@ type progress struct {
 	now  int
 	all  int
 	said time.Time
+	from time.Time // of the first step
 }
 
 func newProgress(a *app, what string, total int) *progress {
-	p := &progress{w: a.err, what: what, all: max(total, 1), said: time.Now()}
+	p := &progress{w: a.err, what: what, all: max(total, 1), said: time.Now(), from: time.Now()}
 	if a.errTTY {
 		p.bar = progressbar.NewOptions(p.all, progressbar.OptionSetWriter(a.err), progressbar.OptionSetDescription(what),
 			progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetPredictTime(true),
@@ -39,7 +40,11 @@ func (p *progress) set(now int, what string) {
 	}
 	if time.Since(p.said) > 10*time.Second {
 		p.said = time.Now()
-		fmt.Fprintf(p.w, "%s: %d of %d\n", what, now, p.all)
+		left := ""
+		if now > 0 && now < p.all {
+			left = fmt.Sprintf(", about %s left", time.Duration(float64(time.Since(p.from))*float64(p.all-now)/float64(now)).Round(time.Second))
+		}
+		fmt.Fprintf(p.w, "%s: %d of %d%s\n", what, now, p.all, left)
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -60,7 +59,8 @@ func openFastStream(ctx context.Context, a *app, m *machine, c StreamConfig, sta
 }
 
 func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o sourceOptions, epoch time.Time) (*stream, error) {
-	strategy, err := newStrategy(c.Memory)
+	log := a.log.With("component", "ingest", "stream", c.Name)
+	strategy, err := c.Memory.open(m, log)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,6 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 	if err != nil {
 		return nil, err
 	}
-	log := a.log.With("component", "ingest", "stream", c.Name)
 	s := &stream{name: c.Name, url: c.URL, live: live, strategy: c.Memory.Strategy, encoder: m.encoder, log: log}
 	now := time.Now
 	if live {
@@ -80,18 +79,9 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 	s.bank = memorybank.New(epoch, strategy)
 	s.Supervisor = ingest.Supervise(open, ingest.Options{Live: live, StallTimeout: time.Duration(c.StallTimeout), Log: log})
 	s.Session = qa.NewSession(s.bank, m.share(), s.Supervisor, now)
+	s.Session.Query, s.Session.VisualTokens = m.query(log), c.VisualTokens
+	s.Session.Warn = func(err error) { log.Warn("a question was answered without all that is remembered", "err", err) }
 	return s, nil
-}
-
-func newStrategy(c MemoryConfig) (memorybank.Strategy, error) {
-	c = c.withDefaults()
-	switch c.Strategy {
-	case "flash":
-		return memorybank.Flash{Synopsis: c.Synopsis, Detail: c.Detail}, nil
-	case "recent":
-		return memorybank.Recent{N: c.Frames}, nil
-	}
-	return nil, fmt.Errorf("memory strategy %q: want flash or recent", c.Strategy)
 }
 
 // end is the wall clock's time of the newest frame in memory.

@@ -52,6 +52,14 @@ type Decoder struct {
 // source is an error, not io.EOF.
 func (d *Decoder) Live() bool { return d.live }
 
+// Length is how long the source says it is; 0 when it does not say.
+func (d *Decoder) Length() time.Duration {
+	if d.live || d.fc == nil {
+		return 0
+	}
+	return time.Duration(max(d.fc.Duration(), 0)) * time.Microsecond
+}
+
 // Next returns the next sampled frame; see ingest.Source. It fails when the source is silent for Options.ReadTimeout. After an
 // error other than the context's, it returns that error again. A read that a context cuts short may cost the source its place:
 // a caller that gives up should close it.

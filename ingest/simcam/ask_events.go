@@ -13,12 +13,12 @@ func (a *asker) occurred() (Truth, bool) {
 		return Truth{}, false
 	}
 	if a.pick(4) == 0 { // any of the category
-		n, first := a.tally(func(e Episode) bool { return e.Category == c })
+		n, first, all := a.tally(func(e Episode) bool { return e.Category == c })
 		if (n > 0) != want {
 			return Truth{}, false
 		}
 		one := map[bool]string{true: "anyone", false: "a " + string(c)}[c == Person]
-		t := Truth{Type: EventOccurrence, Form: "yesno", Closed: true, Short: yesno(want), From: first.Start, To: first.End,
+		t := Truth{Type: EventOccurrence, Form: "yesno", Closed: true, Short: yesno(want), From: first.Start, To: first.End, Evidence: all,
 			Question: a.say("[Have you seen|Did you see|Has there been|Was there] %s [so far||at any time|today]?", one)}
 		t.Answer = map[bool]string{true: "Yes, I saw %s.", false: "No, I did not see %s."}[want]
 		t.Answer = fmt.Sprintf(t.Answer, map[bool]string{true: "a person", false: "a " + string(c)}[c == Person])
@@ -26,9 +26,9 @@ func (a *asker) occurred() (Truth, bool) {
 	}
 	x := Actor{c, colours[c][a.pick(len(colours[c]))]}
 	for range 8 {
-		n, e := a.tally(func(e Episode) bool { return e.Actor == x })
+		n, e, all := a.tally(func(e Episode) bool { return e.Actor == x })
 		if (n > 0) == want {
-			t := Truth{Type: EventOccurrence, Form: "yesno", Closed: true, Short: yesno(want), From: e.Start, To: e.End,
+			t := Truth{Type: EventOccurrence, Form: "yesno", Closed: true, Short: yesno(want), From: e.Start, To: e.End, Evidence: all,
 				Question: a.say("[Have you seen|Did you see|Has there been|Was there|Did you notice|Has the camera seen] a %s [so far||at any time|on the street]?", a.called(x))}
 			t.Answer = map[bool]string{true: "Yes, I saw a " + x.name() + ".", false: "No, I did not see a " + x.name() + "."}[want]
 			return t, true
@@ -38,8 +38,8 @@ func (a *asker) occurred() (Truth, bool) {
 	return Truth{}, false
 }
 
-// tally counts the seen episodes that fit and returns the first.
-func (a *asker) tally(fits func(Episode) bool) (n int, first Episode) {
+// tally counts the seen episodes that fit, and returns the first and when each was.
+func (a *asker) tally(fits func(Episode) bool) (n int, first Episode, all []Span) {
 	first = Episode{End: a.at}
 	for _, e := range a.seen {
 		if fits(e) {
@@ -47,9 +47,10 @@ func (a *asker) tally(fits func(Episode) bool) (n int, first Episode) {
 				first = e
 			}
 			n++
+			all = append(all, Span{e.Start, e.End})
 		}
 	}
-	return n, first
+	return n, first, all
 }
 
 // deeds that can be asked about within a window.
@@ -104,9 +105,11 @@ func (a *asker) occurredWithin() (Truth, bool) {
 		yes := false
 		for _, h := range a.story {
 			if strings.Contains(h.code, d.code) && h.at >= from && h.at < to {
+				if !yes {
+					t.From, t.To = h.at-time.Second, h.at+2*time.Second
+				}
 				yes = true
-				t.From, t.To = h.at-time.Second, h.at+2*time.Second
-				break
+				t.Evidence = append(t.Evidence, h.span())
 			}
 		}
 		if yes != want {
@@ -173,7 +176,7 @@ func (a *asker) sequence() (Truth, bool) {
 		x, y = y, x
 	}
 	word := map[bool]string{true: "before", false: "after"}[before]
-	t := Truth{Type: SequenceValidation, Form: "yesno", Closed: true, Short: yesno(want), From: min(x.Start, y.Start), To: max(x.End, y.End)}
+	t := Truth{Type: SequenceValidation, Form: "yesno", Closed: true, Short: yesno(want), From: min(x.Start, y.Start), To: max(x.End, y.End), Evidence: appearances(x, y)}
 	t.Question = a.say("[Did the %[1]s [come|appear|show up|arrive]|Was the %[1]s [seen|there]] %[3]s the %[2]s?", a.called(x.Actor), a.called(y.Actor), word)
 	if want {
 		t.Answer = fmt.Sprintf("Yes, the %s came %s the %s.", x.name(), word, y.name())
@@ -196,7 +199,7 @@ func (a *asker) which() (Truth, bool) {
 			return Truth{}, false
 		}
 		e := kinds[0]
-		return Truth{Type: Which, Form: "which", Closed: true, Short: string(e.Category), From: e.Mid, To: e.Mid + 2*time.Second,
+		return Truth{Type: Which, Form: "which", Closed: true, Short: string(e.Category), From: e.Mid, To: e.Mid + 2*time.Second, Evidence: []Span{{e.Mid, e.Leave}},
 			Question: a.say("[What kind of vehicle|Which vehicle, a car or a van,|What, a car or a van,] [parked|has parked|stopped at the kerb]?"),
 			Answer:   fmt.Sprintf("A %s parked.", e.Category)}, true
 	}
@@ -210,7 +213,7 @@ func (a *asker) which() (Truth, bool) {
 		winner = y
 	}
 	word := map[bool]string{true: "first", false: "last"}[first]
-	return Truth{Type: Which, Form: "which", Closed: true, Short: winner.name(), From: min(x.Start, y.Start), To: max(x.End, y.End),
+	return Truth{Type: Which, Form: "which", Closed: true, Short: winner.name(), From: min(x.Start, y.Start), To: max(x.End, y.End), Evidence: appearances(x, y),
 		Question: a.say("[Which|Who or what] [came|appeared|was seen|passed] %s, the %s or the %s?", map[bool]string{true: a.vary("[first|earlier]"), false: a.vary("[last|later]")}[first],
 			a.called(x.Actor), a.called(y.Actor)),
 		Answer: fmt.Sprintf("The %s came %s.", winner.name(), word)}, true
@@ -235,7 +238,7 @@ func (a *asker) count() (Truth, bool) {
 			how = side(right)
 			fits = func(e Episode) bool { return e.Category == c && e.Action == Cross && e.Right == right }
 		}
-		n, first := a.tally(fits)
+		n, first, all := a.tally(fits)
 		if n != want {
 			continue
 		}
@@ -246,7 +249,7 @@ func (a *asker) count() (Truth, bool) {
 		} else if colour != "" {
 			what, one, what2 = colour+" "+what, colour+" "+one, colour+" "+what2
 		}
-		t := Truth{Type: Counting, Form: "count", Closed: true, Short: fmt.Sprint(n), From: first.Start, To: a.at}
+		t := Truth{Type: Counting, Form: "count", Closed: true, Short: fmt.Sprint(n), From: first.Start, To: a.at, Evidence: all}
 		if n == 0 {
 			t.From = 0
 		}
@@ -300,7 +303,7 @@ func (a *asker) attribute() (Truth, bool) {
 	default:
 		e, rank = of[len(of)-1], "[last|most recent]"
 	}
-	t := Truth{Type: Attribute, Form: "colour", Closed: true, Short: e.Colour, From: e.Start, To: e.End}
+	t := Truth{Type: Attribute, Form: "colour", Closed: true, Short: e.Colour, From: e.Start, To: e.End, Evidence: appearances(e)}
 	if c == Person {
 		who := map[bool]string{true: rank + " person", false: "person"}[rank != ""]
 		t.Question = a.say("[What [colour|color] [was the " + who + " " + which + " wearing|were the clothes of the " + who + " " + which + "|did the " + who + " " + which + " wear]|What was the " + who + " " + which + " wearing]?")
@@ -355,7 +358,7 @@ func (a *asker) direction() (Truth, bool) {
 		}
 		who = strings.NewReplacer("somebody", "person", "someone", "person").Replace(who)
 	}
-	return Truth{Type: Direction, Form: "direction", Closed: true, Short: side(e.Right), From: e.Start, To: e.End,
+	return Truth{Type: Direction, Form: "direction", Closed: true, Short: side(e.Right), From: e.Start, To: e.End, Evidence: appearances(e),
 		Question: a.say("[Which way|In which direction|In what direction|Where] did the %s [go|move|head]?", who),
 		Answer:   fmt.Sprintf("The %s went to the %s.", e.name(), side(e.Right))}, true
 }

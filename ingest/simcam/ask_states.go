@@ -127,7 +127,7 @@ func (a *asker) stateThen() (Truth, bool) {
 		if t < settle || a.s.IsOn(sw, t) != want || !a.steady(sw, t, settle+time.Second) {
 			continue
 		}
-		q := Truth{Type: PastState, Form: "yesno", Closed: true, From: t - time.Second, To: t + time.Second}
+		q := Truth{Type: PastState, Form: "yesno", Closed: true, From: t - time.Second, To: t + time.Second, Evidence: []Span{{t - time.Second, t + time.Second}}}
 		clock := a.clock(t)
 		if a.pick(3) == 0 && a.steadyMinute(sw, t) {
 			clock = a.minute(t)

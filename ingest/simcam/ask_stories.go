@@ -13,7 +13,7 @@ func (a *asker) action() (Truth, bool) {
 		return Truth{}, false
 	}
 	e := lone[a.pick(len(lone))]
-	t := Truth{Type: ActionDescription, Form: "action", From: e.Start, To: min(e.End, a.at)}
+	t := Truth{Type: ActionDescription, Form: "action", From: e.Start, To: min(e.End, a.at), Evidence: appearances(e)}
 	deed, code := "", string(e.Action)
 	switch {
 	case e.Action == Park && e.Mid < a.at-settle && e.Leave > a.at+time.Second:
@@ -138,14 +138,16 @@ func (a *asker) narrative() (Truth, bool) {
 		question = a.say("[What happened %[1]s[, in order| in order|]|List what happened %[1]s[ in order|]|Tell me in order what happened %[1]s]?", a.spanText(from, to))
 	}
 	var clauses, codes []string
+	var evidence []Span
 	for i, h := range part {
 		if i > 0 && h.at-part[i-1].at < 2*time.Second {
 			return Truth{}, false
 		}
 		clauses, codes = append(clauses, h.phrase), append(codes, h.code)
+		evidence = append(evidence, h.span())
 	}
 	return Truth{Type: OrderedNarrative, Form: "order", Short: strings.Join(codes, " > "), Question: question,
-		Answer: "First " + strings.Join(clauses, ", then ") + ".", From: part[0].at - time.Second, To: part[len(part)-1].at + 2*time.Second}, true
+		Answer: "First " + strings.Join(clauses, ", then ") + ".", From: part[0].at - time.Second, To: part[len(part)-1].at + 2*time.Second, Evidence: evidence}, true
 }
 
 func (a *asker) when() (Truth, bool) {
@@ -161,7 +163,7 @@ func (a *asker) when() (Truth, bool) {
 		if count[h.code] != 1 || a.entered[h.a.Category] || a.minute(h.at-4*time.Second) != a.minute(h.at+4*time.Second) {
 			continue
 		}
-		return Truth{Type: When, Form: "time", Short: a.minute(h.at), From: h.at - time.Second, To: h.at + 2*time.Second,
+		return Truth{Type: When, Form: "time", Short: a.minute(h.at), From: h.at - time.Second, To: h.at + 2*time.Second, Evidence: []Span{h.span()},
 			Question: a.say("[When|At what time] did %s?", didWhat(h.phrase)),
 			Answer:   fmt.Sprintf("%s at %s.", strings.ToUpper(h.phrase[:1])+h.phrase[1:], a.minute(h.at))}, true
 	}
@@ -173,11 +175,11 @@ func (a *asker) never() (Truth, bool) {
 	if a.entered[c] {
 		return Truth{}, false
 	}
-	n, _ := a.tally(func(e Episode) bool { return e.Category == c })
+	n, _, _ := a.tally(func(e Episode) bool { return e.Category == c })
 	who, one := a.noun(c), string(c)
 	if n > 0 {
 		x := Actor{c, colours[c][a.pick(len(colours[c]))]}
-		if k, _ := a.tally(func(e Episode) bool { return e.Actor == x }); k > 0 {
+		if k, _, _ := a.tally(func(e Episode) bool { return e.Actor == x }); k > 0 {
 			return Truth{}, false
 		}
 		who, one = a.called(x), x.name()

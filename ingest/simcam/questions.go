@@ -8,7 +8,8 @@ import (
 )
 
 // Truth is a question with its answer. Times are since stream start: At is when to ask, From..To is where the evidence lies.
-// Answer is a full sentence, Short its canonical form as Score reads it out of any sentence.
+// Answer is a full sentence, Short its canonical form as Score reads it out of any sentence. Evidence is every stretch of the past that
+// the answer rests on (of EventOccurrence any one will do), by time; questions about now, about what never was, and off the topic have none.
 type Truth struct {
 	ID       string        `json:"id"`
 	Type     string        `json:"type"`
@@ -20,6 +21,13 @@ type Truth struct {
 	From     time.Duration `json:"from_ns"`
 	To       time.Duration `json:"to_ns"`
 	Closed   bool          `json:"closed"` // the answer is one of a few: yes/no, colour, count, direction, which
+	Evidence []Span        `json:"evidence,omitempty"`
+}
+
+// Span is a stretch of stream time.
+type Span struct {
+	From time.Duration `json:"from_ns"`
+	To   time.Duration `json:"to_ns"`
 }
 
 // The question types: VStream-QA's five, and what else people ask of a camera.
@@ -54,6 +62,17 @@ type happening struct {
 	phrase string // a past clause without its time
 	code   string // canonical, as codeOf reads the phrase
 	a      Actor
+}
+
+// span is the happening as the pictures show it.
+func (h happening) span() Span { return Span{h.at - time.Second, h.at + 2*time.Second} }
+
+// appearances are when the episodes were in view.
+func appearances(es ...Episode) (out []Span) {
+	for _, e := range es {
+		out = append(out, Span{e.Start, e.End})
+	}
+	return out
 }
 
 // asker draws questions about one script at one moment.
@@ -93,6 +112,11 @@ func (s *Script) questions(epoch time.Time, at time.Duration, n int, seed uint64
 		asked[q.Question] = true
 		q.ID, q.At = fmt.Sprintf("%d-%d-%d", s.Seed, at.Milliseconds(), len(out)), at
 		q.To = min(q.To, at)
+		sort.SliceStable(q.Evidence, func(i, j int) bool { return q.Evidence[i].From < q.Evidence[j].From })
+		for i := range q.Evidence {
+			e := &q.Evidence[i]
+			e.From, e.To = max(0, e.From), min(e.To, at)
+		}
 		out = append(out, q)
 	}
 	return out

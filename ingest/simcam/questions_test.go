@@ -1,7 +1,9 @@
 package simcam
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,4 +95,54 @@ func TestScriptIsDeterministic(t *testing.T) {
 	assert.Equal(t, a, b)
 	assert.Equal(t, a.Questions(epoch, 50*time.Minute, 30, 1), b.Questions(epoch, 50*time.Minute, 30, 1))
 	assert.NotEqual(t, a.Episodes, NewScript(900_001, time.Hour).Episodes)
+}
+
+// What earlier versions asked of a seed is asked for ever: figures are only comparable on the same questions.
+func TestQuestionsNeverChange(t *testing.T) {
+	h := sha256.New()
+	for _, seed := range []uint64{7, 900_000} {
+		s := NewScript(seed, 40*time.Minute)
+		for at := 30 * time.Second; at < 40*time.Minute; at += 111 * time.Second {
+			for _, q := range append(s.Questions(epoch, at, 20, seed), s.TrainingQuestions(epoch, at, 20, seed+1)...) {
+				fmt.Fprintln(h, q.ID, q.Type, q.Form, q.Question, q.Answer, q.Short, q.At, q.From, q.To, q.Closed)
+			}
+		}
+	}
+	assert.Equal(t, "7f1d0b69da9523a2e6cb421ec00523d8eb28319a6ed508f749ae8a717c157052", fmt.Sprintf("%x", h.Sum(nil)))
+}
+
+func TestEvidence(t *testing.T) {
+	none := map[string]bool{SceneSummary: true, CurrentState: true, DidNotHappen: true, OffTopic: true}
+	several := 0
+	for seed := range uint64(20) {
+		s := NewScript(seed, 30*time.Minute)
+		for _, at := range []time.Duration{5 * time.Minute, 29 * time.Minute} {
+			for _, q := range s.TrainingQuestions(epoch, at, 60, seed) {
+				for i, e := range q.Evidence {
+					require.Less(t, e.From, e.To, q.Question)
+					require.LessOrEqual(t, e.To, at, q.Question)
+					require.True(t, i == 0 || q.Evidence[i-1].From <= e.From, q.Question)
+				}
+				n := len(q.Evidence)
+				switch {
+				case none[q.Type] || q.Form == "yesno" && q.Type == EventOccurrence && q.Short == "no":
+					assert.Zero(t, n, q.Question)
+				case q.Form == "count":
+					assert.Equal(t, q.Short, fmt.Sprint(n), q.Question)
+				case q.Form == "order":
+					assert.Len(t, strings.Split(q.Short, " > "), n, q.Question)
+				case q.Type == SequenceValidation:
+					assert.Equal(t, 2, n, q.Question)
+				case q.Type != Which && q.Type != EventOccurrence:
+					assert.Equal(t, 1, n, q.Question)
+				default:
+					assert.Positive(t, n, q.Question)
+				}
+				if n > 1 {
+					several++
+				}
+			}
+		}
+	}
+	assert.Greater(t, several, 100)
 }

@@ -15,6 +15,9 @@ type Result struct {
 	Canonical string  `json:"canonical"` // what was read out of the answer
 }
 
+// Forms lists how an answer can be scored: a Truth's Form is one of these.
+var Forms = []string{"yesno", "colour", "count", "direction", "which", "time", "none", "action", "facts", "order"}
+
 // Score reads the canonical form out of a free sentence and compares it with the truth's. Nothing but the words of the answer
 // counts: an answer that hedges between two colours, or says nothing, is wrong.
 func Score(t Truth, answer string) Result {

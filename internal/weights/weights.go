@@ -27,6 +27,7 @@ type Checkpoint struct {
 	tensors map[string]tensor
 	unmap   []func() error
 	random  *Random // instead of tensors
+	file    string  // of OpenFile, for messages
 }
 
 // Open reads the checkpoint in fsys: model.safetensors, or the shards that model.safetensors.index.json lists. A file of the
@@ -55,6 +56,16 @@ func Open(fsys fs.FS) (_ *Checkpoint, err error) {
 		if t, ok := c.tensors[name]; !ok || t.file != file {
 			return nil, fmt.Errorf("weights: %s: %s: not in %s", Index, name, file)
 		}
+	}
+	return c, nil
+}
+
+// OpenFile reads one safetensors file of fsys that is no checkpoint of its own but lies beside one. What Open says of its files
+// holds. A file that is not there is an error that wraps fs.ErrNotExist.
+func OpenFile(fsys fs.FS, file string) (*Checkpoint, error) {
+	c := &Checkpoint{tensors: map[string]tensor{}, file: file}
+	if err := c.add(fsys, file); err != nil {
+		return nil, errors.Join(fmt.Errorf("weights: %s: %w", file, err), c.Close())
 	}
 	return c, nil
 }
@@ -145,6 +156,9 @@ func (c *Checkpoint) find(name string, shape ...int) (tensor, error) {
 		return tensor{random: c.random.filler(name, shape)}, nil
 	}
 	t, ok := c.tensors[name]
+	if !ok && c.file != "" {
+		return t, fmt.Errorf("weights: %s: %s: missing", c.file, name)
+	}
 	if !ok {
 		return t, fmt.Errorf("weights: %s: missing", name)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -218,4 +219,22 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("tensors of %d bytes in a file of %d", total, len(data))
 		}
 	})
+}
+
+func TestOpenFile(t *testing.T) {
+	dir := fstest.MapFS{"other.safetensors": {Data: file(`{"a":`+entry("F32", 0, 8, 2)+`}`, floats(1, 2)...)}, "short.safetensors": {Data: []byte{1}}}
+	c, err := OpenFile(dir, "other.safetensors")
+	require.NoError(t, err)
+	a, err := c.Floats("a", 2)
+	require.NoError(t, err)
+	assert.Equal(t, []float32{1, 2}, a)
+	_, err = c.Floats("b", 2)
+	assert.EqualError(t, err, "weights: other.safetensors: b: missing")
+	require.NoError(t, c.Close())
+
+	_, err = OpenFile(dir, "short.safetensors")
+	assert.EqualError(t, err, "weights: short.safetensors: truncated: 1 bytes, the header length alone takes 8")
+	_, err = OpenFile(dir, "none.safetensors")
+	assert.ErrorIs(t, err, fs.ErrNotExist)
+	assert.NotContains(t, err.Error(), "\n")
 }

@@ -159,6 +159,9 @@ def build_clips(items, types, rng, pad):
     out["clips"] = np.stack((base, counts, np.zeros_like(base), first, shots), 1).astype(np.int32)  # K is set later
     out["snap"] = np.concatenate([it["snap"] for it in items]).astype(np.int32)
     out["clip_of"] = np.repeat(np.arange(len(items)), shots)
+    for k in ("ev", "evn", "qat", "seek"):
+        if k in items[0]:
+            out[k] = np.concatenate([it[k] for it in items])
     sec = np.zeros(pad, np.int64)
     sec[: sum(counts)] = np.concatenate([np.floor(it["clock"] + it["frames"][:, 0].astype(np.float64)).astype(np.int64) % 86400 for it in items])
     out["sec"] = sec

@@ -25,7 +25,7 @@ def timed(fn, n=5):
 
 def flash(tr):
     g = torch.Generator().manual_seed(1)
-    dim, sizes, ks = 3072, [150, 90, 20], [64, 5, 64]
+    dim, sizes, ks, most = 3072, [150, 90, 20], [100, 5, 64], 1024
     rows = [(torch.randn(t, dim, generator=g) * (torch.rand(t, 1, generator=g) < .3) + .1 * torch.randn(t, dim, generator=g)).cumsum(0) for t in sizes]
     clips, snaps, base = [], [], 0
     for t, k in zip(sizes, ks):
@@ -33,7 +33,7 @@ def flash(tr):
         snaps += [t // 2, t - 1]
         base += t
     d = tr.dev
-    n, info, cent = kernels.flash(torch.cat(rows).contiguous().to(d), torch.tensor(clips, dtype=torch.int32, device=d), torch.tensor(snaps, dtype=torch.int32, device=d))
+    n, info, cent = kernels.flash(torch.cat(rows).contiguous().to(d), torch.tensor(clips, dtype=torch.int32, device=d), torch.tensor(snaps, dtype=torch.int32, device=d), most=most)
     bad, worst = 0, 0.0
     for i, r in enumerate(rows):
         states = list(kernels.flash_reference(r, ks[i]))

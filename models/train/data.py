@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 
@@ -20,6 +21,8 @@ import labels
 MAGIC = 0x41464731
 P1, NF = 128, 4  # prefix rows and frames of a stage-1 sequence
 DOCS = 64
+SPANS = 8        # stretches of evidence of a question, at most
+CLOCK = re.compile(r"\d\d:\d\d")
 LONGEST = 120    # tokens of a question with its answer: less than a block of the attention mask
 SPECIAL = ("<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|segment|>", "<|detail|>", "<|newest|>")
 
@@ -83,6 +86,8 @@ class Packer:
             out["grp"][row, s] = grp
             out["wt"][row, s] = (len(ai) + 1) ** -0.5
             out["dtype"][row, k] = typ
+            if "qat" in out:
+                out["qat"][row, k] = at + 1, len(qi)
             at += n
 
     # -- stage 1
@@ -137,17 +142,48 @@ class Packer:
 
     # -- stages 2 and 3
 
-    def clip(self, seed, static, frames, dyn, snaps, q):
+    def clip(self, seed, static, frames, dyn, snaps, q, evidence=False):
+        """With evidence: ev [S,DOCS,SPANS,2], the frames that show what a question rests on; evn [S,DOCS], how many stretches (negative where any
+        one will do); qat [S,DOCS,2], where the question's tokens are; seek [S,DOCS], whether it can be found by what it shows alone."""
         out = self.empty(len(snaps), q)
         types = sorted({x["type"] for s in snaps for x in s["qa"]})
         num = {t: i for i, t in enumerate(types)}
+        if evidence:
+            n = len(snaps)
+            out |= {"ev": np.zeros((n, DOCS, SPANS, 2), np.int32), "evn": np.zeros((n, DOCS), np.int16), "qat": np.zeros((n, DOCS, 2), np.int16),
+                    "seek": np.zeros((n, DOCS), bool)}
         for i, s in enumerate(snaps):
             qa = [s["qa"][j] for j in self.rng.permutation(len(s["qa"]))]
             if qa:
                 qi, ai = self.ids([x["q"] for x in qa]), self.ids([x["a"] for x in qa])
                 self.pack(out, i, [(a, b, num[x["type"]], 0, 0) for a, b, x in zip(qi, ai, qa)])
+            if evidence:
+                self.evidence(out, i, qa[:DOCS], frames[:s["frame"] + 1, 0])
         return {"kind": "clip", "seed": seed, "static": static, "frames": frames, "dyn": dyn, "types": types,
                 "snap": np.array([s["frame"] for s in snaps], np.int32), "clock": float(snaps[0]["clock"]), **out}
+
+    def evidence(self, out, row, qa, times):
+        for k, x in enumerate(qa):
+            spans = x.get("evidence", [])
+            if len(spans) > SPANS:
+                spans = [spans[j] for j in np.sort(self.rng.permutation(len(spans))[:SPANS])]
+            if spans and out["dtype"][row, k] >= 0:
+                e = np.array(spans, np.float32)
+                lo = np.minimum(np.searchsorted(times, e[:, 0]), len(times) - 1)
+                hi = np.maximum(np.searchsorted(times, e[:, 1], "right"), lo + 1)
+                out["ev"][row, k, :len(e)] = np.stack((lo, hi), 1)
+                kind = x["type"].split("@")[0]
+                out["evn"][row, k] = -len(e) if kind == "event_occurrence" else len(e)
+                out["seek"][row, k] = kind != "past_state" and not CLOCK.search(x["q"])
+
+    def aged(self, snaps, frames):
+        """Question types say whether all that the answer rests on is older than ten minutes."""
+        for s in snaps:
+            now = float(frames[s["frame"], 0])
+            for x in s["qa"]:
+                if x.get("evidence") and now - max(e[1] for e in x["evidence"]) > 600:
+                    x["type"] += "@old"
+        return snaps
 
     def short(self, seed, static, frames, dyn, snaps, q, tmax, per):
         """Cuts a clip to `per` of its snapshots and at most tmax frames, at whole strides, every snapshot's frame kept."""
@@ -174,7 +210,8 @@ def worker(a):
             elif a.mode == "short":
                 items = pk.short(seed, static, frames, dyn, text["snapshots"], a.q, a.tmax, a.per)
             else:
-                items = [pk.clip(seed, static, frames, dyn, text["snapshots"], a.q)]
+                snaps = pk.aged(text["snapshots"], frames) if a.aged else text["snapshots"]
+                items = [pk.clip(seed, static, frames, dyn, snaps, a.q, a.mode == "mixed")]
             for it in items:
                 b = pickle.dumps(it, protocol=5)
                 out.write(len(b).to_bytes(8, "little"))
@@ -188,13 +225,14 @@ def worker(a):
 
 if __name__ == "__main__":
     ap = argparse.ArgumentParser()
-    ap.add_argument("mode", choices=("frames", "short", "long"))
+    ap.add_argument("mode", choices=("frames", "short", "long", "mixed"))
     ap.add_argument("--feeder", required=True)
     ap.add_argument("--tokenizer", required=True)
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--q", type=int, required=True)
     ap.add_argument("--tmax", type=int, default=48)
     ap.add_argument("--per", type=int, default=2)
+    ap.add_argument("--aged", action="store_true")
     cut = sys.argv.index("--")  # what follows is the feeder's
     ns = ap.parse_args(sys.argv[1:cut])
     ns.args = sys.argv[cut + 1:]

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 LIMIT = 14 * 2**20
 
 
-def save(model, folder):
+def save(model, folder, learned=None):
+    """learned: modules.Memory, which goes into memory.safetensors."""
     tmp = folder + ".tmp"
     shutil.rmtree(tmp, ignore_errors=True)
     os.makedirs(tmp)
@@ -28,7 +29,12 @@ def save(model, folder):
         name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         save_file(s, os.path.join(tmp, name), metadata={"format": "pt"})
         where.update({k: name for k in s})
+    config = model.c.hf()
+    if learned is not None:
+        config["memory_config"] = learned.c.hf()
+        save_file({f"memory.{k}": v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in learned.state_dict().items()}, os.path.join(tmp, "memory.safetensors"),
+                  metadata={"format": "pt"})
     with open(os.path.join(tmp, "model.safetensors.index.json"), "w") as f:
-        json.dump({"metadata": {"total_size": sum(v.numel() * 2 for v in model.state_dict().values())}, "weight_map": where, "config": model.c.hf()}, f, indent=1)
+        json.dump({"metadata": {"total_size": sum(v.numel() * 2 for v in model.state_dict().values())}, "weight_map": where, "config": config}, f, indent=1)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(tmp, folder)

@@ -169,7 +169,7 @@ EXTERN __global__ void render(const float *__restrict__ prims, const float *__re
     }
 }
 
-#define KMAX 64
+#define KMAX 1024
 #define FLASH_THREADS 512
 
 // Sums v[0..3] over the block; every thread gets the sums. Ends with the block in step.
@@ -202,18 +202,18 @@ static __device__ void block_sum4(float *v, float (*red)[FLASH_THREADS]) {
 }
 
 // The `flash` strategy over whole streams. syn [F][dim] fp32: the synopsis rows of every frame, `rows` of them; costs compare their means; clips [C][5]: first frame, frames, synopsis
-// size K <= KMAX, first snapshot, snapshots; snaps [S]: frame within the clip after whose adding the snapshot is taken, ascending in a
-// clip; scratch [C][KMAX+1][dim]. out_n [S] clusters; out_i [S][KMAX][4]: first frame, frames, exemplar, 0 (frames within the clip);
-// out_c [S][KMAX][dim]: centroids.
+// size K <= most <= KMAX, first snapshot, snapshots; snaps [S]: frame within the clip after whose adding the snapshot is taken, ascending in a
+// clip; scratch [C][most+1][dim]. out_n [S] clusters; out_i [S][most][4]: first frame, frames, exemplar, 0 (frames within the clip);
+// out_c [S][most][dim]: centroids, if they are wanted.
 EXTERN __global__ void flash(const float *__restrict__ syn, const int *__restrict__ clips, const int *__restrict__ snaps,
-                             float *scratch, int *out_n, int *out_i, float *out_c, int dim, int rows) {
+                             float *scratch, int *out_n, int *out_i, float *out_c, int dim, int rows, int most, int wanted) {
     __shared__ float red[4][FLASH_THREADS];
     __shared__ float cost[KMAX + 1], weight[KMAX + 1];
     __shared__ int order[KMAX + 2], first[KMAX + 1], ex[KMAX + 1], spare;
     int tid = threadIdx_x, nt = blockDim.x, cols = dim / rows;
     const int *cl = clips + 5 * blockIdx.x;
     int base = cl[0], count = cl[1], K = cl[2], sbase = cl[3], scount = cl[4];
-    float *C = scratch + (long long)blockIdx.x * (KMAX + 1) * dim;
+    float *C = scratch + (long long)blockIdx.x * (most + 1) * dim;
     int n = 0, next = 0;
     for (int t = 0; t < count && next < scount; t++) {
         const float *row = syn + (long long)(base + t) * dim;
@@ -263,11 +263,17 @@ EXTERN __global__ void flash(const float *__restrict__ syn, const int *__restric
                 weight[a] = w;
                 if (v[3] < v[2] * (1.0f - 1e-5f)) ex[a] = ex[b]; // the mean of two is equally far from both: the earlier
                 if (l >= 0) cost[i - 1] = weight[l] * w / (weight[l] + w) * v[0];
-                for (int k = i + 1; k + 1 < n; k++) order[k] = order[k + 1];
-                for (int k = i + 1; k + 2 < n; k++) cost[k] = cost[k + 1];
-                if (r >= 0) cost[i] = weight[r] * w / (weight[r] + w) * v[1];
                 spare = b;
             }
+            SYNC();
+            for (int k = i + 1; k + 1 < n; k += nt) { // close the gap
+                int j = k + tid, in = j + 1 < n, o = in ? order[j + 1] : 0;
+                float c = in ? cost[j + 1] : 0.0f;
+                SYNC();
+                if (in) { order[j] = o; cost[j] = c; }
+                SYNC();
+            }
+            if (tid == 0 && r >= 0) cost[i] = weight[r] * w / (weight[r] + w) * v[1];
             n--;
             SYNC();
         }
@@ -275,11 +281,11 @@ EXTERN __global__ void flash(const float *__restrict__ syn, const int *__restric
             long long s = sbase + next;
             if (tid == 0) out_n[s] = n;
             for (int k = tid; k < n; k += nt) {
-                int *o = out_i + (s * KMAX + k) * 4, c = order[k];
+                int *o = out_i + (s * most + k) * 4, c = order[k];
                 o[0] = first[c]; o[1] = (int)weight[c]; o[2] = ex[c]; o[3] = 0;
             }
-            for (int k = 0; k < n; k++) {
-                for (int j = tid; j < dim; j += nt) out_c[(s * KMAX + k) * dim + j] = C[(long long)order[k] * dim + j];
+            for (int k = 0; k < n && wanted; k++) {
+                for (int j = tid; j < dim; j += nt) out_c[(s * most + k) * dim + j] = C[(long long)order[k] * dim + j];
             }
             next++;
         }
@@ -299,12 +305,12 @@ void render_all(const float *prims, const float *frames, const int *meta, const 
     }
 }
 void flash_all(const float *syn, const int *clips, const int *snaps, float *scratch, int *out_n, int *out_i, float *out_c, int dim,
-               int rows, int n, int threads) {
+               int rows, int most, int wanted, int n, int threads) {
     blockDim.x = threads;
     for (int b = 0; b < n; b++) {
         blockIdx.x = b;
 #pragma omp parallel num_threads(threads)
-        flash(syn, clips, snaps, scratch, out_n, out_i, out_c, dim, rows);
+        flash(syn, clips, snaps, scratch, out_n, out_i, out_c, dim, rows, most, wanted);
     }
 }
 #endif

@@ -14,7 +14,7 @@ import torch
 HERE = os.path.dirname(os.path.abspath(__file__))
 W, H = 256, 128
 TILES = (W // 32) * (H // 8)
-KMAX = 64
+KMAX = 64  # clusters of a standard memory; the kernel takes up to 1024
 
 
 def source():
@@ -83,23 +83,23 @@ def render(prims, frames, meta, aug, out=None, threads=1):
     return out
 
 
-def flash(syn, clips, snaps, threads=1, rows=8):
-    """Runs the flash strategy over every clip of a batch. syn [F,dim] f32: `rows` rows a frame; clips [C,5] i32: first frame, frames, K, first snapshot,
-    snapshots; snaps [S] i32 ascending within a clip. Returns n [S] i32, info [S,KMAX,4] i32 (first frame, frames, exemplar, 0; frames
-    counted within the clip), centroids [S,KMAX,dim] f32 (rows from n on are zero)."""
+def flash(syn, clips, snaps, threads=1, rows=8, most=KMAX, centroids=True):
+    """Runs the flash strategy over every clip of a batch. syn [F,dim] f32: `rows` rows a frame; clips [C,5] i32: first frame, frames, K <= most, first snapshot,
+    snapshots; snaps [S] i32 ascending within a clip. Returns n [S] i32, info [S,most,4] i32 (first frame, frames, exemplar, 0; frames
+    counted within the clip), centroids [S,most,dim] f32 (rows from n on are zero) if they are wanted."""
     dev, dim, c, s = syn.device, syn.shape[1], clips.shape[0], snaps.shape[0]
     for t, d in ((syn, torch.float32), (clips, torch.int32), (snaps, torch.int32)):
         _check(t, d, dev)
     assert dim % rows == 0
-    scratch = torch.empty(c * (KMAX + 1) * dim, device=dev)
+    scratch = torch.empty(c * (most + 1) * dim, device=dev)
     n = torch.zeros(s, dtype=torch.int32, device=dev)
-    info = torch.zeros(s, KMAX, 4, dtype=torch.int32, device=dev)
-    cent = torch.zeros(s, KMAX, dim, device=dev)
+    info = torch.zeros(s, most, 4, dtype=torch.int32, device=dev)
+    cent = torch.zeros(s, most, dim if centroids else 0, device=dev)
     args = (syn, clips, snaps, scratch, n, info, cent)
     if dev.type == "cuda":
-        _cuda()[0]("flash", (c,), (512,), (*args, dim, rows))
+        _cuda()[0]("flash", (c,), (512,), (*args, dim, rows, most, int(centroids)))
     else:
-        _cpu().flash_all(*(ctypes.c_void_p(t.data_ptr()) for t in args), dim, rows, c, threads)
+        _cpu().flash_all(*(ctypes.c_void_p(t.data_ptr()) for t in args), dim, rows, most, int(centroids), c, threads)
     return n, info, cent
 
 

@@ -160,7 +160,7 @@ class Attention(nn.Module):
         if isinstance(mask, BlockMask):
             y = flex_attention(q, k, v, block_mask=mask)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.o_proj(y.transpose(1, 2).reshape(b, s, self.h * self.d))
 
 

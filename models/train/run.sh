@@ -2,6 +2,7 @@
 # Trains models/default on a machine with a GPU and PyTorch, from the repository's root. FEEDER is the static feeder binary.
 #   run.sh smoke [SECONDS]   checks the kernels, then every stage for a while at full size; speeds in the log
 #   run.sh start [SECONDS]   trains in the background; it goes on when this shell ends
+# MAIN=tune.py in place of train.py goes on from a model: ARGS="--init models/default".
 #   run.sh watch SECONDS     follows the log until the run is done or the time is up, then leaves what there is in $OUT
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,6 +13,7 @@ TOKENIZER=${TOKENIZER:-$here/../default/tokenizer.json}
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-$RUN/collected}
 ARGS=${ARGS:-}
+MAIN=${MAIN:-train.py}
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false TORCHINDUCTOR_CACHE_DIR=$CACHE_HOME/inductor PYTHONPATH="$here"
 export OMP_NUM_THREADS=2 PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$RUN" "$OUT"
@@ -27,7 +29,7 @@ case "${1:-}" in
 smoke)
   unpack
   nproc; free -g | head -2; nvidia-smi --query-gpu=name,memory.total --format=csv,noheader
-  timeout $((${2:-170} + 150)) $PYTHON "$here/train.py" --check --feeder "$FEEDER" --tokenizer "$TOKENIZER" --out "$RUN" --seconds "${2:-170}" \
+  timeout $((${2:-170} + 150)) $PYTHON "$here/$MAIN" --check --feeder "$FEEDER" --tokenizer "$TOKENIZER" --out "$RUN" --seconds "${2:-170}" \
     --fractions 0.36,0.32 --every 6 $ARGS 2>&1 | tee "$RUN/stdout.log" | cut -c1-700
   cp "$RUN/train.log" "$OUT/smoke.log"
   tail -5 "$RUN/workers.log"
@@ -41,7 +43,7 @@ start)
   export PYTHONPATH="$RUN/code"
   cat >"$RUN/loop.sh" <<END
 for try in 1 2 3 4; do
-  $PYTHON '$RUN/code/train.py' --resume --t0 $(date +%s) --feeder '$RUN/code/$(basename "$FEEDER")' --tokenizer '$RUN/code/$(basename "$TOKENIZER")' \\
+  $PYTHON '$RUN/code/$MAIN' --resume --t0 $(date +%s) --feeder '$RUN/code/$(basename "$FEEDER")' --tokenizer '$RUN/code/$(basename "$TOKENIZER")' \\
     --out '$RUN' --seconds ${2:-1140} $ARGS >>'$RUN/stdout.log' 2>&1 && break
   echo "try \$try ended with \$?" >>'$RUN/stdout.log'; sleep 1
 done
@@ -61,5 +63,5 @@ watch)
   show
   collect
   ;;
-*) sed -n 2,6p "$0"; exit 2 ;;
+*) sed -n 2,7p "$0"; exit 2 ;;
 esac

@@ -370,7 +370,7 @@ class Ring:
         return s
 
 
-def main():
+def arguments():
     ap = argparse.ArgumentParser()
     ap.add_argument("--feeder", required=True)
     ap.add_argument("--tokenizer", required=True)
@@ -391,7 +391,11 @@ def main():
     ap.add_argument("--t0", type=float, default=0, help="when the clock started, seconds since 1970")
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--check", action="store_true", help="check the kernels on this device first")
-    a = ap.parse_args()
+    return ap
+
+
+def main():
+    a = arguments().parse_args()
     os.makedirs(a.out, exist_ok=True)
     if a.device == "cuda":
         torch.set_float32_matmul_precision("high")

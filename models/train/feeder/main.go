@@ -94,6 +94,8 @@ type QA struct {
 	Type  string `json:"type"`
 	Form  string `json:"form"`
 	Short string `json:"short"`
+	// Evidence is what the answer rests on, from and to in seconds of stream time.
+	Evidence [][2]float64 `json:"evidence,omitempty"`
 }
 
 func ask(s *simcam.Script, g *rand.Rand, epoch time.Time, at time.Duration, n int, monitor bool) []QA {
@@ -103,7 +105,11 @@ func ask(s *simcam.Script, g *rand.Rand, epoch time.Time, at time.Duration, n in
 	}
 	var out []QA
 	for _, t := range pick(epoch, at, n, g.Uint64()) {
-		out = append(out, QA{t.Question, t.Answer, t.Type, t.Form, t.Short})
+		q := QA{Q: t.Question, A: t.Answer, Type: t.Type, Form: t.Form, Short: t.Short}
+		for _, e := range t.Evidence {
+			q.Evidence = append(q.Evidence, [2]float64{e.From.Seconds(), e.To.Seconds()})
+		}
+		out = append(out, q)
 	}
 	return out
 }
@@ -113,6 +119,8 @@ type shape struct {
 	longest   float64 // seconds; 0 mixes all lengths up to twelve minutes
 	shots, qa int
 	monitor   bool
+	long      float64 // share of clips of half an hour to an hour
+	longShots int
 }
 
 func clip(seed uint64, o shape) *record {
@@ -124,6 +132,12 @@ func clip(seed uint64, o shape) *record {
 	}
 	if o.longest > 0 {
 		length = time.Duration((12 + g.Float64()*(o.longest-12)) * float64(time.Second))
+	}
+	if o.long > 0 && g.Float64() < o.long {
+		length, o.shots = time.Duration((1800+g.Float64()*1800)*float64(time.Second)), o.longShots
+		if monitor {
+			length = time.Hour
+		}
 	}
 	s := simcam.NewScript(seed, length+time.Minute)
 	scene := simcam.NewScene(s)
@@ -193,6 +207,8 @@ func main() {
 	monitor := flag.Bool("monitor", false, "ten-minute clips and scored question types only, for watching progress on held-out seeds")
 	o := shape{}
 	flag.Float64Var(&o.longest, "longest", 0, "longest clip in seconds; 0 mixes all lengths up to twelve minutes")
+	flag.Float64Var(&o.long, "long", 0, "share of clips of half an hour to an hour; a monitor's are an hour")
+	flag.IntVar(&o.longShots, "long-shots", 100, "moments at which questions are asked of those")
 	flag.IntVar(&o.shots, "shots", 4, "moments of a clip at which questions are asked")
 	flag.IntVar(&o.qa, "qa", 20, "questions at each")
 	flag.Parse()
