@@ -81,7 +81,7 @@ func (b *Bank) put(e Entry, number uint64) Entry {
 	old := b.current.Load()
 	e.Start, e.End, e.Weight, e.Role = e.At, e.At, 1, Detail
 	e.ID, e.Level = number*idStep, 0
-	e.part, e.seq, e.merges, e.exemplar, e.ward = 0, 0, 0, nil, 0
+	e.part, e.seq, e.merges, e.exemplar, e.ward, e.near = 0, 0, 0, nil, 0, 0
 	next := *old
 	next.Version, next.Now = number, e.At
 	next.Entries, next.Newest = b.strategy.Update(old.Entries, e), e

@@ -54,6 +54,9 @@ func (b Bridge) sizes() Bridge {
 	return b
 }
 
+// carries implements carrier.
+func (b Bridge) carries() bool { return true }
+
 // GoString names the strategy with its sizes, which a saved bank is held against: an encoder has no name.
 func (b Bridge) GoString() string {
 	b = b.sizes()

@@ -63,6 +63,9 @@ func (p Propagated) GoString() string {
 	return fmt.Sprintf("memorybank.Propagated{Frames:%d, Clips:%d, Show:%d}", p.Frames, p.Clips, p.Show)
 }
 
+// carries implements carrier.
+func (p Propagated) carries() bool { return true }
+
 // on implements clocked.
 func (p Propagated) on(epoch time.Time) Strategy {
 	p.epoch = epoch

@@ -5,46 +5,59 @@ import (
 	"sync"
 )
 
-// asking counts the questions that are being answered, so that one can wait for those that began before.
+// asking knows which questions are being answered, so that one can wait for those that began before.
 type asking struct {
-	mu      sync.Mutex
-	current *sync.WaitGroup
+	mu     sync.Mutex
+	next   uint64
+	active map[uint64]bool
+	ended  chan struct{} // closed by the next that ends; nil when nobody waits
 }
 
 // begin counts one; the function ends it.
-func (a *asking) begin() (done func()) {
+func (a *asking) begin() (end func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.current == nil {
-		a.current = new(sync.WaitGroup)
+	if a.active == nil {
+		a.active = map[uint64]bool{}
 	}
-	a.current.Add(1)
-	return a.current.Done
+	id := a.next
+	a.next++
+	a.active[id] = true
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.active, id)
+		if a.ended != nil {
+			close(a.ended)
+			a.ended = nil
+		}
+	}
 }
 
 // older waits for those that began before it was called.
 func (a *asking) older(ctx context.Context) error {
 	a.mu.Lock()
-	group := a.current
-	a.current = nil // later ones are counted anew
+	before := a.next
 	a.mu.Unlock()
-	if group == nil {
-		return nil
-	}
-	done := make(chan struct{})
-	go func() { group.Wait(); close(done) }()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
+	for {
 		a.mu.Lock()
-		defer a.mu.Unlock()
-		if a.current == nil { // so that the next call waits for them too
-			a.current = group
-		} else {
-			a.current.Add(1)
-			go func(next *sync.WaitGroup) { <-done; next.Done() }(a.current)
+		waits := false
+		for id := range a.active {
+			waits = waits || id < before
 		}
-		return ctx.Err()
+		if !waits {
+			a.mu.Unlock()
+			return nil
+		}
+		if a.ended == nil {
+			a.ended = make(chan struct{})
+		}
+		ended := a.ended
+		a.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }

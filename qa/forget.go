@@ -24,7 +24,9 @@ var ErrStretch = errors.New("bad stretch of time")
 // then all but that is done, and Forget may be called again.
 func (s *Session) Forget(ctx context.Context, from, to time.Time) (memorybank.Forgotten, error) {
 	epoch := s.bank.Snapshot().Epoch
-	fail := func(did memorybank.Forgotten, err error) (memorybank.Forgotten, error) { return did, fmt.Errorf("qa: forget: %w", err) }
+	fail := func(did memorybank.Forgotten, err error) (memorybank.Forgotten, error) {
+		return did, fmt.Errorf("qa: forget: %w", err)
+	}
 	if !from.Before(to) {
 		return fail(memorybank.Forgotten{}, fmt.Errorf("%w: from %s to %s", ErrStretch, from.Format(time.RFC3339), to.Format(time.RFC3339)))
 	}

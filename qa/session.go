@@ -30,6 +30,7 @@ type Session struct {
 	watched Watched
 	now     func() time.Time
 	warm    warmth
+	asking  asking
 
 	// Query puts a question in the space of the entries' Indicators, as a unit vector or nil; set it before the first Ask. Where it is
 	// nil, a memory that does not fit a budget is thinned out evenly.
@@ -88,6 +89,7 @@ var ErrQuestion = errors.New("bad question")
 // with each piece of the answer as it comes, from this goroutine; its error ends the answer. Watching goes on meanwhile and changes
 // nothing here. With an error, the Answer holds what there was until then.
 func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) (Answer, error) {
+	defer s.asking.begin()()
 	asked := s.now()
 	snap := s.snapshot(q)
 	a := Answer{ID: q.ID, Version: snap.Version, Evidence: gather(asked, snap, s.watched)}

@@ -36,6 +36,13 @@ func (s shared) Warm(ctx context.Context, p llm.Prompt) error {
 	return w.Warm(ctx, s.own(p))
 }
 
+// Forget implements Forgetter: of this stream's entries only.
+func (s shared) Forget(match func(id uint64) bool) {
+	if f, ok := s.Model.(Forgetter); ok {
+		f.Forget(func(id uint64) bool { return id>>streamShift == s.stream>>streamShift && match(id^s.stream) })
+	}
+}
+
 // own returns p with IDs that are this stream's only.
 func (s shared) own(p llm.Prompt) llm.Prompt {
 	p = slices.Clone(p)

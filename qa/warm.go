@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,28 @@ var errNoWarmer = errors.New("the model cannot be warmed")
 type warmth struct {
 	snap atomic.Pointer[memorybank.Snapshot] // the newest that the model was shown whole
 	age  atomic.Int64                        // how much older than the newest a question may take it; nanoseconds
+
+	mu    sync.Mutex // over snap's changes
+	least uint64     // older versions hold what was forgotten
+}
+
+// show makes snap the one that was shown, unless what it holds was forgotten meanwhile.
+func (w *warmth) show(snap *memorybank.Snapshot) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if snap.Version >= w.least {
+		w.snap.Store(snap)
+	}
+}
+
+// forget makes sure that no question takes a snapshot from before a version any more.
+func (w *warmth) forget(version uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.least = max(w.least, version)
+	if snap := w.snap.Load(); snap != nil && snap.Version < version {
+		w.snap.Store(nil)
+	}
 }
 
 // KeepWarm shows the model every new snapshot of the memory before anyone asks, so that a question costs its own words only, and what
@@ -48,10 +71,14 @@ func (s *Session) KeepWarm(ctx context.Context, maxAge time.Duration) error {
 			return fail(err)
 		}
 		version = snap.Version
-		if err := w.Warm(ctx, warmPrompt(snap, s.VisualTokens)); err != nil {
+		end := s.asking.begin()
+		if err = w.Warm(ctx, warmPrompt(snap, s.VisualTokens)); err == nil {
+			s.warm.show(snap)
+		}
+		end()
+		if err != nil {
 			return fail(err)
 		}
-		s.warm.snap.Store(snap)
 	}
 }
 
