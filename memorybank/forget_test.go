@@ -139,6 +139,21 @@ func (r recurrent) Select(s *Snapshot, _ []float32, budget int) []Entry {
 	return Recent{N: r.N}.Select(s, nil, budget)
 }
 
+// linear is a fakeEncoder whose bridge adds half of the memory before to the frames: nothing comes of nothing.
+type linear struct{ fakeEncoder }
+
+func (linear) Segment(past, frames []compute.Matrix) (compute.Matrix, []compute.Matrix, error) {
+	memory, rows := meanRows(frames), make([]compute.Matrix, len(frames))
+	for i, f := range frames {
+		rows[i] = compute.Matrix{Rows: f.Rows, Cols: f.Cols, Data: slices.Clone(f.Data)}
+	}
+	if len(past) > 0 {
+		memory = halfOf(memory, past[len(past)-1])
+		rows[0] = halfOf(rows[0], past[len(past)-1])
+	}
+	return memory, rows, nil
+}
+
 // After Forget no tier, no merge and no file holds anything of the stretch; the rest is there, and goes on.
 func TestForget(t *testing.T) {
 	const frames = 320
@@ -147,7 +162,7 @@ func TestForget(t *testing.T) {
 		Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{3, 2, 1}, Evict: Evenly}, Pyramid{Capacity: [3]int{2, 2, 3}, Compat: true},
 		Forest{Events: 5, Segment: Dips{Frames: 4, Within: 3}}, Star{Temporal: 4, Abstract: 3, Retrieved: 2}, Star{Temporal: 4, Abstract: 3, Rate: 1, Compat: true},
 		Composite{Past: 6, Unit: 4}, Composite{}, recurrent{N: 40}, Propagated{Encoder: fakeEncoder{}, Frames: 4, Clips: 5},
-		Bridge{Encoder: fakeEncoder{}, Segmenter: Clips{N: 5}, Segments: 5},
+		Bridge{Encoder: linear{}, Segmenter: Clips{N: 5}, Segments: 5},
 	} {
 		for _, c := range []struct {
 			name     string

@@ -477,7 +477,7 @@ func (s Star) restored(entries []Entry) error {
 		findNear(clusters, i)
 	}
 	for i, e := range frames {
-		if e.part != retrievedPart || frameNumber(e) != uint64(i) || e.Level != 0 {
+		if e.part != retrievedPart || e.Level != 0 || i > 0 && frameNumber(e) <= frameNumber(frames[i-1]) {
 			return fmt.Errorf("frame %d is another one", i)
 		}
 	}

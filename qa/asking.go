@@ -9,20 +9,20 @@ import (
 type asking struct {
 	mu     sync.Mutex
 	next   uint64
-	active map[uint64]bool
-	ended  chan struct{} // closed by the next that ends; nil when nobody waits
+	active map[uint64]uint64 // the version of the snapshot that each holds, at least
+	ended  chan struct{}     // closed by the next that ends; nil when nobody waits
 }
 
-// begin counts one; the function ends it.
-func (a *asking) begin() (end func()) {
+// begin counts one that holds a snapshot of that version or later; the function ends it.
+func (a *asking) begin(version uint64) (end func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.active == nil {
-		a.active = map[uint64]bool{}
+		a.active = map[uint64]uint64{}
 	}
 	id := a.next
 	a.next++
-	a.active[id] = true
+	a.active[id] = version
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -34,16 +34,16 @@ func (a *asking) begin() (end func()) {
 	}
 }
 
-// older waits for those that began before it was called.
-func (a *asking) older(ctx context.Context) error {
+// older waits for those that began before it was called and may hold a snapshot from before a version.
+func (a *asking) older(ctx context.Context, version uint64) error {
 	a.mu.Lock()
 	before := a.next
 	a.mu.Unlock()
 	for {
 		a.mu.Lock()
 		waits := false
-		for id := range a.active {
-			waits = waits || id < before
+		for id, v := range a.active {
+			waits = waits || id < before && v < version
 		}
 		if !waits {
 			a.mu.Unlock()

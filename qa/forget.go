@@ -35,14 +35,15 @@ func (s *Session) Forget(ctx context.Context, from, to time.Time) (memorybank.Fo
 		return fail(did, err)
 	}
 	s.watched.Coverage().Cut(from, to)
-	s.warm.forget(s.bank.Snapshot().Version)
+	version := s.bank.Snapshot().Version
+	s.warm.forget(version)
 	drop := func() {
 		if f, ok := s.model.(Forgetter); ok {
 			f.Forget(func(uint64) bool { return true }) // what follows an entry in a prompt was computed from it too
 		}
 	}
 	drop()
-	if err := s.asking.older(ctx); err != nil { // they may have been about to give the model what is forgotten
+	if err := s.asking.older(ctx, version); err != nil { // they may have been about to give the model what is forgotten
 		return fail(did, fmt.Errorf("a question from before is still being answered: %w", err))
 	}
 	drop()

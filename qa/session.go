@@ -89,7 +89,7 @@ var ErrQuestion = errors.New("bad question")
 // with each piece of the answer as it comes, from this goroutine; its error ends the answer. Watching goes on meanwhile and changes
 // nothing here. With an error, the Answer holds what there was until then.
 func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) (Answer, error) {
-	defer s.asking.begin()()
+	defer s.asking.begin(0)() // before it takes a snapshot: see Forget
 	asked := s.now()
 	snap := s.snapshot(q)
 	a := Answer{ID: q.ID, Version: snap.Version, Evidence: gather(asked, snap, s.watched)}

@@ -37,6 +37,13 @@ func (w *warmth) show(snap *memorybank.Snapshot) {
 	}
 }
 
+// forgotten reports whether a snapshot of that version holds what was forgotten.
+func (w *warmth) forgotten(version uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return version < w.least
+}
+
 // forget makes sure that no question takes a snapshot from before a version any more.
 func (w *warmth) forget(version uint64) {
 	w.mu.Lock()
@@ -71,7 +78,11 @@ func (s *Session) KeepWarm(ctx context.Context, maxAge time.Duration) error {
 			return fail(err)
 		}
 		version = snap.Version
-		end := s.asking.begin()
+		end := s.asking.begin(version)
+		if s.warm.forgotten(version) {
+			end()
+			continue
+		}
 		if err = w.Warm(ctx, warmPrompt(snap, s.VisualTokens)); err == nil {
 			s.warm.show(snap)
 		}
