@@ -62,3 +62,12 @@ func (t *thumbs) get(id string) ([]byte, bool) {
 	t.order.MoveToFront(e)
 	return e.Value.(*thumb).jpeg, true
 }
+
+// clear lets go of all.
+func (t *thumbs) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.order.Init()
+	clear(t.byID)
+	t.bytes = 0
+}

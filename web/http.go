@@ -225,6 +225,7 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /api/streams", s.gate.private(s.listStreams))
 	mux.Handle("GET /api/streams/{name}", s.gate.private(s.oneStream))
 	mux.Handle("GET /api/streams/{name}/frame.jpeg", s.gate.private(s.frame))
+	mux.Handle("POST /api/streams/{name}/forget", s.gate.private(s.forget))
 	mux.Handle("GET /api/evidence/{file}", s.gate.private(s.evidence))
 	mux.Handle("GET /v1/realtime", s.gate.private(s.realtime))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"afterimage/bench"
-	"afterimage/memorybank"
 )
 
 type benchMonthCmd struct {
@@ -34,12 +33,13 @@ func (c *benchMonthCmd) Run(ctx context.Context, a *app) (err error) {
 	}
 	o := bench.MonthOptions{Days: c.Days, FPS: c.FPS, Names: c.Strategies, Dir: c.Dir, Budget: int64(c.DiskBudget), Tokens: c.Budget, Usage: usage}
 	for _, name := range c.Strategies {
-		s, err := newStrategy(MemoryConfig{Strategy: name})
-		if name == "composite" {
-			s, err = memorybank.Composite{}, nil
+		var memory MemoryConfig
+		if err := memory.UnmarshalText([]byte(name)); err != nil {
+			return fmt.Errorf("bench: --strategies: %w", err)
 		}
+		s, err := memory.open(&machine{name: "none"}, a.log)
 		if err != nil {
-			return fmt.Errorf("bench: %w", err)
+			return fmt.Errorf("bench: --strategies: %w", err)
 		}
 		o.Strategies = append(o.Strategies, s)
 	}

@@ -21,12 +21,13 @@ import (
 
 // Config is a configuration file, checked and complete: every default is filled in and every URL is parsed.
 type Config struct {
-	Listen  string        `yaml:"listen"`  // host:port of the page and the API
-	Auth    AuthConfig    `yaml:"auth"`    //
-	Model   string        `yaml:"model"`   // a model directory; empty means the embedded default
-	Threads int           `yaml:"threads"` // CPU threads in all; 0 means every core
-	Device  string        `yaml:"device"`  // a deviceName
-	Quant   string        `yaml:"quant"`   // a quantName
+	Listen  string        `yaml:"listen"`     // host:port of the page and the API
+	Auth    AuthConfig    `yaml:"auth"`       //
+	Model   string        `yaml:"model"`      // a model directory; empty means the embedded default
+	Threads int           `yaml:"threads"`    // CPU threads in all; 0 means every core
+	Device  string        `yaml:"device"`     // a deviceName
+	Quant   string        `yaml:"quant"`      // a quantName
+	Memory  string        `yaml:"memory_dir"` // where memories outlive the program, a directory a stream; "off": nowhere; empty: the user's state directory
 	Default StreamConfig  `yaml:"stream_defaults"`
 	Streams StreamConfigs `yaml:"streams"` // in the order of the file
 }
@@ -49,7 +50,11 @@ type StreamConfig struct {
 	Warm         string       `yaml:"warm"`              // "off", "newest" or "wait"; empty means newest on a GPU and off on the processor
 	WarmAge      duration     `yaml:"warm_age"`          // newest: how old what an answer is from may be
 
+	DiskBudget size     `yaml:"disk_budget"` // most that its memory takes on disk
+	Clip       duration `yaml:"clip"`        // most of the stream that a crash may lose
+
 	URL ingest.URL `yaml:"-"`
+	dir string     // where its memory is kept; empty: only in the program's own memory
 }
 
 // UnmarshalYAML reads a strategy's name, or a mapping with the name under strategy and its options beside it.
@@ -216,6 +221,9 @@ func (c *Config) resolve(dir string, root ast.Node) error {
 	c.Quant = first(c.Quant, "bf16")
 	c.Model = within(dir, c.Model)
 	c.Auth.TokenFile = within(dir, c.Auth.TokenFile)
+	if c.Memory != "off" {
+		c.Memory = within(dir, c.Memory)
+	}
 	if c.Default.Source != "" || c.Default.PasswordFile != "" {
 		return bad("stream_defaults", "a source or a password cannot be shared by all streams")
 	}
@@ -252,6 +260,8 @@ func (s *StreamConfig) inherit(d StreamConfig) {
 	s.WarmAge = first(s.WarmAge, d.WarmAge, duration(2*time.Second))
 	s.Memory = s.Memory.over(d.Memory)
 	s.VisualTokens = first(s.VisualTokens, d.VisualTokens)
+	s.DiskBudget = first(s.DiskBudget, d.DiskBudget, 2<<30)
+	s.Clip = first(s.Clip, d.Clip, duration(8*time.Second))
 }
 
 // first returns the first non-zero value.
@@ -277,6 +287,10 @@ func (s *StreamConfig) check(bad func(key, format string, args ...any) error) er
 		return bad("warm", "want off, newest or wait")
 	case s.WarmAge != 0 && (s.WarmAge < duration(100*time.Millisecond) || s.WarmAge > duration(time.Hour)):
 		return bad("warm_age", "want 100ms to 1h")
+	case s.DiskBudget != 0 && s.DiskBudget < 64<<20:
+		return bad("disk_budget", "want at least 64MiB")
+	case s.Clip != 0 && (s.Clip < duration(time.Second) || s.Clip > duration(time.Minute)):
+		return bad("clip", "want 1s to 1m")
 	case s.VisualTokens < 0 || s.VisualTokens > 1<<20:
 		return bad("max_visual_tokens", "want 0 (as many as the strategy shows) to 1048576")
 	}

@@ -14,6 +14,7 @@ import (
 	"afterimage/encoder"
 	"afterimage/internal/compute"
 	"afterimage/llm"
+	"afterimage/memorybank"
 	"afterimage/models"
 	"afterimage/qa"
 )
@@ -22,6 +23,7 @@ import (
 // go on being encoded while an answer is written.
 type machine struct {
 	name    string // of the model
+	origin  memorybank.Origin
 	device  string
 	level   string
 	threads int
@@ -64,6 +66,9 @@ func loadMachine(a *app, p place) (_ *machine, err error) {
 	}
 	if a.Model != "" {
 		m.name = a.Model
+	}
+	if m.origin, err = modelOrigin(files); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {

@@ -25,6 +25,7 @@ type cli struct {
 	Demo        demoCmd        `cmd:"" help:"Show everything at work on a simulated camera, no set-up needed."`
 	Simcam      simcamCmd      `cmd:"" help:"Be the simulated camera: over RTSP, or as a clip with its ground truth."`
 	Bench       benchCmd       `cmd:"" help:"Measure answers, speed or steadiness on this machine."`
+	Memory      memoryCmd      `cmd:"" help:"Look at what streams remember on disk; save, load, fork, compare it, or have it forgotten."`
 	Doctor      doctorCmd      `cmd:"" help:"Check that this machine has what is needed, and say what to do where it has not."`
 	CheckConfig checkConfigCmd `cmd:"" name:"check-config" help:"Check a configuration file and print what it means."`
 	List        listCmd        `cmd:"" help:"List what can be chosen: the memory strategies."`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,7 +22,8 @@ type serveCmd struct {
 }
 
 func (c *serveCmd) Help() string {
-	return `Serves until stopped. A camera that fails is tried again for ever and does not stop the others.
+	return `Serves until stopped. A camera that fails is tried again for ever and does not stop the others. What live streams were watched is kept
+on disk and goes on after a restart; see "afterimage memory --help".
 
 The smallest configuration:
   streams:
@@ -66,7 +68,14 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 			s.close()
 		}
 	}()
+	root := memoryRoot(cfg.Memory, a.lookup)
+	if root == "" {
+		a.log.Info("memories end with the program", "reason", "memory_dir is off, or neither it nor HOME is set")
+	}
 	for _, sc := range cfg.Streams {
+		if root != "" {
+			sc.dir = filepath.Join(root, sc.Name)
+		}
 		s, err := openStream(ctx, a, machines.place(sc.FPS), sc)
 		if err != nil {
 			return fmt.Errorf("serve: stream %s: %w", sc.Name, err)

@@ -23,6 +23,7 @@ type stream struct {
 	live               bool
 	strategy           string
 	bank               *memorybank.Bank
+	store              *memorybank.Store // nil: the memory ends with the program
 	encoder            qa.Encoder
 	meter              qa.Meter
 	log                *slog.Logger
@@ -76,12 +77,63 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 	} else if !o.Pace {
 		now = s.end // a file that was read at once is asked at its end
 	}
-	s.bank = memorybank.New(epoch, strategy)
+	if c.dir != "" && live {
+		if err := s.keep(c, m.origin, strategy, epoch); err != nil {
+			return nil, err
+		}
+	} else {
+		s.bank = memorybank.New(epoch, strategy)
+	}
 	s.Supervisor = ingest.Supervise(open, ingest.Options{Live: live, StallTimeout: time.Duration(c.StallTimeout), Log: log})
+	if s.store != nil {
+		if err := s.remember(ctx); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
 	s.Session = qa.NewSession(s.bank, m.share(), s.Supervisor, now)
 	s.Session.Query, s.Session.VisualTokens = m.query(log), c.VisualTokens
 	s.Session.Warn = func(err error) { log.Warn("a question was answered without all that is remembered", "err", err) }
 	return s, nil
+}
+
+// keep opens the stream's memory on disk.
+func (s *stream) keep(c StreamConfig, o memorybank.Origin, strategy memorybank.Strategy, epoch time.Time) (err error) {
+	s.store, err = memorybank.OpenStore(c.dir, memorybank.StoreOptions{
+		Origin: o, Strategy: strategy, Epoch: epoch, Budget: int64(c.DiskBudget), Clip: time.Duration(c.Clip),
+		Warn: func(err error) { s.log.Warn("memory on disk", "err", err) },
+	})
+	if err != nil {
+		return err
+	}
+	s.bank = s.store.Bank()
+	if snap := s.bank.Snapshot(); snap.Version > 0 {
+		s.log.Info("the memory goes on", "as_of", stamp(snap.Wall(snap.Now)), "frames", snap.Version, "moments_on_disk", s.store.Stats().Entries)
+	}
+	return nil
+}
+
+// remember fills the coverage map with what was watched before the program was started.
+func (s *stream) remember(ctx context.Context) error {
+	watched, err := s.store.Watched(ctx)
+	if err != nil {
+		return err
+	}
+	spans := make([]ingest.Span, len(watched))
+	for i, w := range watched {
+		spans[i].From, spans[i].To = w.Wall(s.bank.Snapshot().Epoch)
+	}
+	s.Coverage().Restore(spans)
+	return nil
+}
+
+// Forget implements web.Forgetter.
+func (s *stream) Forget(ctx context.Context, from, to time.Time) (memorybank.Forgotten, error) {
+	did, err := s.Session.Forget(ctx, from, to)
+	if f := s.latest.Load(); f != nil && !f.Wall.Before(from) && f.Wall.Before(to) {
+		s.latest.CompareAndSwap(f, nil)
+	}
+	return did, err
 }
 
 // end is the wall clock's time of the newest frame in memory.
@@ -138,6 +190,11 @@ func (s *stream) close() {
 		s.log.Warn("close", "err", err)
 	}
 	s.stopped.Wait()
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.log.Warn("close", "err", err)
+		}
+	}
 }
 
 // frames is how many are in the memory.
