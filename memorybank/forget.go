@@ -74,7 +74,11 @@ func (s *Store) forgetNow(from, to time.Duration, did *Forgotten) error {
 	s.scrub = true
 	defer func() { s.scrub = false }()
 	s.flush() // so that all of the stretch is in segments
-	did.Entries, did.Rebuilt = s.bank.erase(from, to, s.framesWithin)
+	frames := s.framesWithin
+	if n := len(s.files); s.o.Strategy == nil && n > 0 && s.files[n-1].Last > s.bank.Snapshot().Version {
+		frames = nil // frames are still to be added under the numbers that new entries would take
+	}
+	did.Entries, did.Rebuilt = s.bank.erase(from, to, frames)
 	s.watched.cut(from, to)
 	// The checkpoint goes first: were the segments gone and it were not, a crash would bring entries back that cannot be made again.
 	if err := s.save(s.bank.Snapshot()); err != nil {
@@ -204,12 +208,13 @@ func (b *Bank) erase(from, to time.Duration, frames framesOf) (held, rebuilt int
 	defer b.writing.Unlock()
 	old := b.current.Load()
 	next := *old
+	_, opaque := b.strategy.(unknown)
 	r := eraser{from: from, to: to, id: (old.Version + 1) * idStep, frames: frames}
 	if carries(b.strategy) {
 		next.Entries = slices.DeleteFunc(slices.Clone(old.Entries), func(e Entry) bool { return e.End >= from })
 		held = len(old.Entries) - len(next.Entries)
 		next.Version = old.Version + 1
-		if _, opaque := b.strategy.(unknown); frames != nil && !opaque && held > 0 {
+		if frames != nil && !opaque && held > 0 {
 			next.Entries, next.Version, rebuilt = r.again(b.strategy, next.Entries, old.Now, old.Version)
 		}
 	} else {
@@ -223,6 +228,9 @@ func (b *Bank) erase(from, to time.Duration, frames framesOf) (held, rebuilt int
 		if !valid(b.strategy, next.Entries) {
 			next.Entries = nil
 		}
+	}
+	if opaque && frames == nil {
+		next.Version = old.Version
 	}
 	if n := old.Newest; n.Tokens.Rows > 0 && n.At >= from && n.At < to {
 		next.Newest = Entry{}

@@ -30,14 +30,15 @@ func (c *checkConfigCmd) Run(a *app) error {
 	}
 	fmt.Fprintf(a.out, "%s is fine\nlisten %s, model %s, device %s, weights %s, threads %s\n",
 		c.File, cfg.Listen, model, cfg.Device, cfg.Quant, orAll(cfg.Threads))
-	if root := memoryRoot(cfg.Memory, a.lookup); root != "" {
+	root := memoryRoot(cfg.Memory, a.lookup)
+	if root != "" {
 		fmt.Fprintf(a.out, "memories of live streams are kept in %s\n", root)
 	} else {
 		fmt.Fprintln(a.out, "memories end with the program")
 	}
 	for _, s := range cfg.Streams {
-		fmt.Fprintf(a.out, "stream %s: %s, %g fps, %s, stalled after %s, memory %s%s, at most %s on disk\n",
-			s.Name, s.URL, s.FPS, s.Transport, time.Duration(s.StallTimeout), s.Memory, budgetWords(s.VisualTokens), s.DiskBudget)
+		fmt.Fprintf(a.out, "stream %s: %s, %g fps, %s, stalled after %s, memory %s%s%s\n",
+			s.Name, s.URL, s.FPS, s.Transport, time.Duration(s.StallTimeout), s.Memory, budgetWords(s.VisualTokens), diskWords(root, s.DiskBudget))
 	}
 	return nil
 }
@@ -54,4 +55,11 @@ func budgetWords(visualTokens int) string {
 		return ""
 	}
 	return fmt.Sprintf(", at most %d visual tokens a question", visualTokens)
+}
+
+func diskWords(root string, budget size) string {
+	if root == "" {
+		return ""
+	}
+	return fmt.Sprintf(", at most %s on disk", budget)
 }

@@ -162,6 +162,7 @@ func TestCheckConfig(t *testing.T) {
 	assert.Zero(t, code, errs)
 	assert.Equal(t, file+` is fine
 listen 127.0.0.1:8765, model embedded, device auto, weights bf16, threads all
+memories end with the program
 stream door: rtsp://xxxxx@192.0.2.1/x, 2 fps, tcp, stalled after 10s, memory flash (synopsis 64, detail 8)
 stream yard: sim://street, 1 fps, tcp, stalled after 10s, memory recent (frames 16)
 `, out)
