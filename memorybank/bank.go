@@ -67,12 +67,12 @@ func (b *Bank) Add(e Entry) {
 		e.Indicator = NewIndicator(gist(e.Tokens))
 	}
 	b.writing.Lock()
-	defer b.writing.Unlock()
 	old := b.current.Load()
 	e.At = max(e.At, old.Now)
 	e = b.put(e, old.Version+1)
+	b.writing.Unlock()
 	if b.store != nil {
-		b.store.keep(e)
+		b.store.keep(e) // may wait for the disk, and whoever forgets must not wait for that
 	}
 }
 

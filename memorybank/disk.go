@@ -111,6 +111,7 @@ type Store struct {
 	writing []Entry
 	closed  bool
 	files   []*coldFile // in time order
+	forgot  []Stretch   // the latest that were: a frame on its way from the bank may lie in one
 	dropped uint64      // frames left out because the disk was slow
 	lost    uint64      // frames that could not be written
 
@@ -472,14 +473,14 @@ func (s *Store) publish(old []*coldFile, f *coldFile) {
 // half is how many frames a segment begins with: half a clip, since one may be written while the next one fills.
 func (s *Store) half() int { return max(s.o.Frames/2, 1) }
 
-// keep takes a frame to be written. The caller holds the bank's writing lock.
+// keep takes a frame to be written, in the order of the bank.
 func (s *Store) keep(e Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.o.Wait && len(s.waiting) >= s.half() && !s.closed {
 		s.room.Wait()
 	}
-	if s.closed {
+	if s.closed || slices.ContainsFunc(s.forgot, func(f Stretch) bool { return e.At >= f.From && e.At < f.To }) {
 		return
 	}
 	if len(s.waiting) >= mostParts*s.half() {

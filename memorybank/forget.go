@@ -74,6 +74,12 @@ func (s *Store) forgetNow(from, to time.Duration, did *Forgotten) error {
 	s.scrub = true
 	defer func() { s.scrub = false }()
 	s.flush() // so that all of the stretch is in segments
+	s.mu.Lock()
+	if s.forgot = append(s.forgot, Stretch{from, to}); len(s.forgot) > 16 {
+		s.forgot = s.forgot[1:]
+	}
+	s.waiting = slices.DeleteFunc(s.waiting, func(e Entry) bool { return e.At >= from && e.At < to })
+	s.mu.Unlock()
 	frames := s.framesWithin
 	if n := len(s.files); s.o.Strategy == nil && n > 0 && s.files[n-1].Last > s.bank.Snapshot().Version {
 		frames = nil // frames are still to be added under the numbers that new entries would take

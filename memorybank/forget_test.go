@@ -392,3 +392,31 @@ func TestWatchedCut(t *testing.T) {
 	require.Len(t, full.spans, maxStretches)
 	require.True(t, slices.IsSortedFunc(full.spans, func(a, b Stretch) int { return int(a.From - b.From) }))
 }
+
+// Forgetting goes on beside a writer that waits for the disk, and a frame on its way there is not written any more.
+func TestForgetWhileAdding(t *testing.T) {
+	s, w := openStore(t, t.TempDir(), storeOptions(t, Flash{Synopsis: 5, Detail: 2})), newMarking(0, 0)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				s.Bank().Add(w.next())
+			}
+		}
+	}()
+	for range 20 {
+		for s.Bank().Snapshot().Version < 100 {
+			time.Sleep(time.Millisecond)
+		}
+		to := s.Bank().Snapshot().Now + 1
+		_, err := s.Bank().Forget(t.Context(), to-20*time.Second, to)
+		require.NoError(t, err)
+		require.Empty(t, s.find(s.Bank().Snapshot(), to-20*time.Second, to), "nothing on disk or on its way there")
+	}
+	close(stop)
+	<-done
+}
