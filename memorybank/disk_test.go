@@ -618,3 +618,29 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+// A disk that fails costs what would have been written, with a word, and nothing else.
+func TestStoreOutlivesItsDisk(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gone")
+	o := storeOptions(t, Flash{Synopsis: 5, Detail: 2})
+	warned := 0
+	o.Warn = func(error) { warned++ }
+	s, w := openStore(t, dir, o), newWalk(1)
+	whole, again := New(storeEpoch, o.Strategy), newWalk(1)
+	for i := range 100 {
+		if i == 50 {
+			require.NoError(t, s.do(t.Context(), func() { require.NoError(t, os.RemoveAll(dir)) }))
+		}
+		s.Bank().Add(w.next())
+		whole.Add(again.next())
+	}
+	require.NoError(t, s.Sync(t.Context()))
+	require.Equal(t, whole.Snapshot().Hash(), s.Bank().Snapshot().Hash())
+	require.Positive(t, s.Stats().Lost)
+	require.Positive(t, warned)
+	_, err := s.Bank().Forget(t.Context(), 0, time.Minute)
+	require.Error(t, err, "it cannot be said to be erased")
+	_, err = s.Bank().Snapshot().Recall(t.Context(), 0, time.Minute, nil, 100)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+}

@@ -132,11 +132,11 @@ func (r recurrent) Update(old []Entry, e Entry) []Entry {
 		e.Tokens = mean(old[n-1].Tokens, 1, e.Tokens, 1)
 		e.Indicator = mixIndicators(old[n-1].Indicator, 1, e.Indicator, 1)
 	}
-	return Recent{N: r.N}.Update(old, e)
+	return Recent(r).Update(old, e)
 }
 
 func (r recurrent) Select(s *Snapshot, _ []float32, budget int) []Entry {
-	return Recent{N: r.N}.Select(s, nil, budget)
+	return Recent(r).Select(s, nil, budget)
 }
 
 // linear is a fakeEncoder whose bridge adds half of the memory before to the frames: nothing comes of nothing.

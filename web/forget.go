@@ -54,7 +54,8 @@ func (s *Server) forget(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, qa.ErrStretch):
 		writeError(w, http.StatusBadRequest, "bad_stretch", "from must be before to")
 	case errors.Is(err, context.DeadlineExceeded):
-		writeError(w, http.StatusServiceUnavailable, "forget_unfinished", "not finished in time: an answer that began before may still be under way; send this again")
+		writeError(w, http.StatusServiceUnavailable, "forget_unfinished",
+			"not finished in time: an answer that began before may still be under way; send this again")
 	case err != nil:
 		s.log.Error("forget", "stream", st.Name(), "err", err)
 		writeError(w, http.StatusInternalServerError, "forget_failed", "not all of it could be erased; the log says why")

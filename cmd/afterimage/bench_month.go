@@ -51,7 +51,9 @@ func (c *benchMonthCmd) Run(ctx context.Context, a *app) (err error) {
 	}
 	bar := newProgress(a, "remembering", 100)
 	o.Progress = func(done, _ int, what string) { bar.set(done, what) }
-	machine := bench.Machine{CPU: cpuName(), Level: "none", Device: "none", Threads: 1, Model: "none", Commit: versionString(), Date: stamp(time.Now().UTC())}
+	machine := bench.Machine{
+		CPU: cpuName(), Level: "none", Device: "none", Threads: 1, Model: "none", Commit: versionString(), Date: stamp(time.Now().UTC()),
+	}
 	report, err := bench.Month(ctx, machine, o)
 	if err != nil {
 		return err

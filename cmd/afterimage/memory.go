@@ -37,7 +37,7 @@ Examples:
 
 // memoryPlace is how the verbs find memories.
 type memoryPlace struct {
-	MemoryDir string `name:"memory-dir" placeholder:"DIR" type:"path" env:"AFTERIMAGE_MEMORY_DIR" help:"Where the memories of streams are; where serve keeps them when not given."`
+	MemoryDir string `name:"memory-dir" placeholder:"DIR" type:"path" env:"AFTERIMAGE_MEMORY_DIR" help:"Where streams' memories are; by default where serve keeps them."`
 }
 
 // find returns a path: what is there by that name, or the stream's directory.
@@ -134,8 +134,10 @@ func (c *memoryShowCmd) Run(a *app) error {
 
 func describeMemory(path string, in *memorybank.Inspection) memoryDoc {
 	s := in.Snapshot
-	d := memoryDoc{Path: path, Encoder: in.Origin.Encoder, Config: in.Origin.Config, Strategy: in.Strategy, Epoch: stamp(s.Epoch), Frames: s.Version, Hash: s.Hash(),
-		Watched: []spanDoc{}, Entries: []memoryMoment{}, Broken: in.Broken}
+	d := memoryDoc{
+		Path: path, Encoder: in.Origin.Encoder, Config: in.Origin.Config, Strategy: in.Strategy, Epoch: stamp(s.Epoch), Frames: s.Version, Hash: s.Hash(),
+		Watched: []spanDoc{}, Entries: []memoryMoment{}, Broken: in.Broken,
+	}
 	d.Warm = warmDoc{Entries: len(s.Entries), Levels: map[int]int{}, Bytes: s.Bytes(), Saved: in.Saved}
 	for level, n := range s.Levels() {
 		d.Warm.Levels[int(level)] = n
@@ -159,11 +161,13 @@ func describeMemory(path string, in *memorybank.Inspection) memoryDoc {
 func showMemory(w *bufio.Writer, path string, in *memorybank.Inspection) {
 	s := in.Snapshot
 	day := func(d time.Duration) string { return s.Wall(d).Format("2006-01-02 15:04:05") }
-	fmt.Fprintf(w, "%s\nmade by  encoder %s, configuration %s, %s\n", path, in.Origin.Encoder, in.Origin.Config, first(in.Strategy, "no bank yet"))
+	fmt.Fprintf(w, "%s\nmade by  encoder %s, configuration %s, %s\n",
+		path, in.Origin.Encoder, in.Origin.Config, first(in.Strategy, "no bank yet"))
 	if s.Version == 0 {
 		fmt.Fprintln(w, "warm     nothing")
 	} else {
-		fmt.Fprintf(w, "warm     %d entries as of %s, %s in memory, %s saved, hash %.16s\n", len(s.Entries), day(s.Now), size(s.Bytes()), size(in.Saved), s.Hash())
+		fmt.Fprintf(w, "warm     %d entries as of %s, %s in memory, %s saved, hash %.16s\n",
+			len(s.Entries), day(s.Now), size(s.Bytes()), size(in.Saved), s.Hash())
 		levels := s.Levels()
 		for _, level := range slices.Sorted(maps.Keys(levels)) {
 			fmt.Fprintf(w, "         %s: %d\n", levelWords(level), levels[level])
@@ -176,7 +180,8 @@ func showMemory(w *bufio.Writer, path string, in *memorybank.Inspection) {
 		}
 		fmt.Fprintln(w)
 		for _, t := range in.Cold.Tiers {
-			fmt.Fprintf(w, "         thinned %d times, %s: %d entries, %s, %s to %s\n", t.Stage, levelWords(t.Level), t.Entries, size(t.Bytes), day(t.From), day(t.To))
+			fmt.Fprintf(w, "         thinned %d times, %s: %d entries, %s, %s to %s\n",
+				t.Stage, levelWords(t.Level), t.Entries, size(t.Bytes), day(t.From), day(t.To))
 		}
 		if in.Tail > 0 {
 			fmt.Fprintf(w, "         %d frames are not in the bank's file yet; they are added when the stream is watched again\n", in.Tail)
@@ -216,8 +221,8 @@ type memorySaveCmd struct {
 }
 
 func (c *memorySaveCmd) Help() string {
-	return `The bank is saved as its last checkpoint has it: at most a minute old while the stream is watched, complete when it was stopped. What is on disk
-beside it stays there; "memory fork" copies all.
+	return `The bank is saved as its last checkpoint has it: at most a minute old while the stream is watched, complete when it was stopped. What is
+on disk beside it stays there; "memory fork" copies all.
 
 Example:
   afterimage memory save front_door monday.safetensors`
@@ -385,8 +390,8 @@ func (c *memoryDiffCmd) Run(a *app) error {
 	}
 	same := one.Hash() == two.Hash() && one.Epoch.Equal(two.Epoch)
 	if c.JSON {
-		return writeJSON(a.out, map[string]any{"same": same, "origins_differ": in[0].Origin != in[1].Origin, "strategies_differ": in[0].Strategy != in[1].Strategy,
-			"common": d.Common, "only_a": list(one, d.OnlyA), "only_b": list(two, d.OnlyB), "changed": list(one, d.Changed)})
+		return writeJSON(a.out, map[string]any{"same": same, "origins_differ": in[0].Origin != in[1].Origin,
+			"strategies_differ": in[0].Strategy != in[1].Strategy, "common": d.Common, "only_a": list(one, d.OnlyA), "only_b": list(two, d.OnlyB), "changed": list(one, d.Changed)})
 	}
 	w := bufio.NewWriter(a.out)
 	if same {
@@ -416,14 +421,14 @@ type memoryForgetCmd struct {
 	memoryPlace `embed:""`
 
 	Memory string `arg:"" help:"A stream or a directory, not in use."`
-	From   string `required:"" placeholder:"TIME" help:"Where the stretch begins: 2026-05-04T14:00:00Z, \"2026-05-04 14:00\" or 14:00 (today), in the memory's time zone."`
+	From   string `required:"" placeholder:"TIME" help:"Where it begins: 2026-05-04T14:00:00Z, \"2026-05-04 14:00\" or 14:00 (today), in the memory's time zone."`
 	To     string `required:"" placeholder:"TIME" help:"Where it ends; that moment itself is kept."`
 	JSON   bool   `name:"json" help:"Print one JSON object instead of a line."`
 }
 
 func (c *memoryForgetCmd) Help() string {
-	return `Erases what was seen then from the bank, from the segments on disk and from every average that was made of it, and overwrites the old files with
-zeros. There is no undo. What a file system, a backup, a flash disk's spare blocks or a file of "memory save" still has is not reached.
+	return `Erases what was seen then from the bank, from the segments on disk and from every average that was made of it, and overwrites the old
+files with zeros. There is no undo. What a file system, a backup, a flash disk's spare blocks or a file of "memory save" still has is not reached.
 
 A memory that is in use is told through its server:
   curl -X POST http://127.0.0.1:8765/api/streams/front_door/forget -d '{"from": "2026-05-04T14:00:00Z", "to": "2026-05-04T14:05:00Z"}'
@@ -454,8 +459,9 @@ func (c *memoryForgetCmd) Run(ctx context.Context, a *app) (err error) {
 	if !at[0].Before(at[1]) {
 		return errors.New("memory: --from must be before --to")
 	}
-	store, err := memorybank.OpenStore(path, memorybank.StoreOptions{Origin: in.Origin, Warn: func(err error) { a.log.Warn("memory on disk", "err", err) },
-		Budget: max(2<<30, 2*in.Cold.Bytes)})
+	store, err := memorybank.OpenStore(path, memorybank.StoreOptions{
+		Origin: in.Origin, Budget: max(2<<30, 2*in.Cold.Bytes), Warn: func(err error) { a.log.Warn("memory on disk", "err", err) },
+	})
 	if errors.Is(err, memorybank.ErrInUse) {
 		return fmt.Errorf("%w; or tell its server: see \"afterimage memory forget --help\"", err)
 	}
