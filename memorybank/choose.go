@@ -24,13 +24,18 @@ const (
 // nearest twice as many as fit. Without a query, or where no entry has an indicator, it spreads over entries evenly. The result
 // keeps entries' order and IDs.
 func choose(s *Snapshot, entries []Entry, query []float32, left *budget) []Entry {
+	return chooseBut(s, entries, -1, query, left)
+}
+
+// chooseBut is choose; where there is a query to choose by, it leaves out the entry at place but (-1: none).
+func chooseBut(s *Snapshot, entries []Entry, but int, query []float32, left *budget) []Entry {
 	switch {
 	case left.unlimited || len(entries) == 0:
 		return entries
-	case len(query) == 0 || !slices.ContainsFunc(entries, func(e Entry) bool { return e.Indicator.Dim() == len(query) }):
+	case !answerable(entries, query):
 		return spread(entries, left)
 	}
-	near := nearest(entries, query)
+	near := nearest(entries, but, query)
 	if s.Prefer == AnyTime {
 		return takeFrom(entries, near.all(), left)
 	}
@@ -55,6 +60,16 @@ func choose(s *Snapshot, entries []Entry, query []float32, left *budget) []Entry
 		}
 		near.all()(yield)
 	}, left)
+}
+
+// answerable reports whether some of entries can be compared with query.
+func answerable(entries []Entry, query []float32) bool {
+	for i := range entries {
+		if len(query) > 0 && entries[i].Indicator.Dim() == len(query) {
+			return true
+		}
+	}
+	return false
 }
 
 // byNearness is entries' places as a heap, the nearest to a question first (ties: the earlier in entries).
@@ -88,11 +103,13 @@ func (h *byNearness) all() iter.Seq[int] {
 	}
 }
 
-// nearest orders entries' places by their cosine to query.
-func nearest(entries []Entry, query []float32) *byNearness {
-	h := make(byNearness, len(entries))
+// nearest orders entries' places, except but, by their cosine to query.
+func nearest(entries []Entry, but int, query []float32) *byNearness {
+	h := make(byNearness, 0, len(entries))
 	for i := range entries {
-		h[i] = nearness{entries[i].Indicator.Cosine(query), i}
+		if i != but {
+			h = append(h, nearness{entries[i].Indicator.Cosine(query), i})
+		}
 	}
 	heap.Init(&h)
 	return &h

@@ -228,14 +228,16 @@ func (s *pyramidLists) victim(list []Entry) int {
 			offer(i, float64(list[i+1].At-list[i-1].At))
 		}
 	case LeastPenalty:
+		pairs := make([]struct{ frames, merges float64 }, max(len(list)-1, 0))
 		most := 0.0
-		for i := range len(list) - 1 {
-			most = max(most, merges(&list[i], &list[i+1]))
-		}
-		for i := range len(list) - 1 {
+		for i := range pairs {
 			a, b := &list[i], &list[i+1]
-			at := (float64(a.ID/idStep-1) + float64(b.ID/idStep-1)) / 2 / s.frames
-			offer(i, penalty(b.ward, at, merges(a, b)/most))
+			pairs[i].frames = (float64(a.ID/idStep-1) + float64(b.ID/idStep-1)) / 2
+			pairs[i].merges = merges(a, b)
+			most = max(most, pairs[i].merges)
+		}
+		for i, p := range pairs {
+			offer(i, penalty(list[i+1].ward, p.frames/s.frames, p.merges/most))
 		}
 	default:
 		for i := range len(list) - 1 {
@@ -264,18 +266,15 @@ func (p Pyramid) Select(s *Snapshot, query []float32, budget int) []Entry {
 		newest = s.Entries[at]
 	}
 	show := newest.Tokens.Rows > 0 && !(p.Compat && at < 0) && left.take(newest)
+	if !show {
+		at = -1
+	}
 	entries := s.Entries
-	switch {
-	case !show || at < 0:
-	case at == len(entries)-1:
-		entries = entries[:at]
-	default:
-		entries = slices.Delete(slices.Clone(entries), at, at+1)
+	if left.unlimited || !answerable(entries, query) { // to spread evenly over it, or to show it all
+		entries = p.inTime(entries, at)
+		at = -1
 	}
-	if len(query) == 0 || left.unlimited {
-		entries = p.inTime(entries) // to spread evenly over it, or to show it all
-	}
-	shown := slices.Clone(choose(s, entries, query, &left))
+	shown := slices.Clone(chooseBut(s, entries, at, query, &left))
 	slices.SortFunc(shown, func(a, b Entry) int { return cmp.Compare(a.ID, b.ID) })
 	if show {
 		shown = append(shown, newest)
@@ -283,8 +282,12 @@ func (p Pyramid) Select(s *Snapshot, query []float32, budget int) []Entry {
 	return shown
 }
 
-// inTime merges the lists.
-func (p Pyramid) inTime(entries []Entry) []Entry {
+// inTime merges the lists, but for the entry at place but.
+func (p Pyramid) inTime(entries []Entry, but int) []Entry {
+	var id uint64
+	if but >= 0 {
+		id = entries[but].ID
+	}
 	var lists [pyramidLevels][]Entry
 	rest := entries
 	for l := range lists {
@@ -299,14 +302,16 @@ func (p Pyramid) inTime(entries []Entry) []Entry {
 	for {
 		first := -1
 		for l, list := range lists {
-			if len(list) > 0 && (first < 0 || before(list[0], lists[first][0])) {
+			if len(list) > 0 && (first < 0 || list[0].ID < lists[first][0].ID) {
 				first = l
 			}
 		}
 		if first < 0 {
 			return out
 		}
-		out = append(out, lists[first][0])
+		if lists[first][0].ID != id {
+			out = append(out, lists[first][0])
+		}
 		lists[first] = lists[first][1:]
 	}
 }
