@@ -114,6 +114,12 @@ func (k memoryKey) String() string {
 	return fmt.Sprintf("seed %d, %g min", k.Seed, k.Minutes)
 }
 
+// streamExtra is what the log has of a stream besides the questions.
+type streamExtra struct {
+	Seconds float64        `json:"seconds"` // that it took
+	Samples []MemorySample `json:"samples"`
+}
+
 // memoryStream is a stream to be watched once by all strategies.
 type memoryStream struct {
 	memoryKey
@@ -157,7 +163,7 @@ func Memory(ctx context.Context, rig Rig, o MemoryOptions) (*MemoryReport, error
 		return nil, err
 	}
 	m := &memoryRun{rig: rig, o: o, streams: o.streams()}
-	log, err := openLog[memoryHead, memoryKey, MemoryRecord, []MemorySample](o.Log, o.Resume, o.head(rig.Machine))
+	log, err := openLog[memoryHead, memoryKey, MemoryRecord, streamExtra](o.Log, o.Resume, o.head(rig.Machine))
 	if err != nil {
 		return nil, err
 	}
@@ -176,24 +182,26 @@ func Memory(ctx context.Context, rig Rig, o MemoryOptions) (*MemoryReport, error
 	}
 	var all []MemoryRecord
 	samples := map[string][]MemorySample{} // by group
-	start := time.Now()
+	seconds := 0.0
 	for i, s := range m.streams {
 		p, ok := log.finished[s.memoryKey]
 		if !ok {
-			before := done
+			before, start := done, time.Now()
 			if p, err = m.watch(ctx, s, i); err != nil {
 				return nil, fmt.Errorf("bench: %s: %w", s, err)
 			}
+			p.extra.Seconds = round3(time.Since(start).Seconds())
 			if err := log.add(s.memoryKey, p.records, p.extra); err != nil {
 				return nil, err
 			}
 			m.progress(before+m.work(s)-done, s.String()) // what was guessed wrong
 		}
 		all = append(all, p.records...)
-		samples[s.group] = append(samples[s.group], p.extra...)
+		samples[s.group] = append(samples[s.group], p.extra.Samples...)
+		seconds += p.extra.Seconds
 	}
 	r := compare(o, m.groups(), all, samples)
-	r.Seconds, r.Machine = round3(time.Since(start).Seconds()), rig.Machine
+	r.Seconds, r.Machine = round3(seconds), rig.Machine
 	return r, nil
 }
 
@@ -347,8 +355,8 @@ type contender struct {
 }
 
 // watch has one stream watched by all strategies. number tells its entries from other streams' in the model's cache.
-func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piece[MemoryRecord, []MemorySample], error) {
-	var p piece[MemoryRecord, []MemorySample]
+func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piece[MemoryRecord, streamExtra], error) {
+	var p piece[MemoryRecord, streamExtra]
 	src, err := s.open(ctx)
 	if err != nil {
 		return p, err
@@ -388,7 +396,7 @@ func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piec
 const endSlack = 2 * time.Second
 
 // follow adds the frames that come and asks at the moments between them.
-func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched *simWatched, list []*contender, p *piece[MemoryRecord, []MemorySample]) error {
+func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched *simWatched, list []*contender, p *piece[MemoryRecord, streamExtra]) error {
 	asks, last, n := s.asks, time.Duration(-1), 0
 	stretch := stretchOf(s)
 	next := stretch
@@ -405,7 +413,7 @@ func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched
 			}
 		}
 		for e.At >= next {
-			p.extra = append(p.extra, sample(list, next)...)
+			p.extra.Samples = append(p.extra.Samples, sample(list, next)...)
 			next += stretch
 		}
 		watched.clock.Store(int64(e.At))
@@ -427,7 +435,7 @@ func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched
 	case last < 0:
 		return errors.New("not one picture")
 	}
-	p.extra = append(p.extra, sample(list, last)...)
+	p.extra.Samples = append(p.extra.Samples, sample(list, last)...)
 	for len(asks) > 0 && asks[0].at <= last+endSlack {
 		if err := ask(); err != nil {
 			return err

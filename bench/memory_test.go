@@ -196,7 +196,19 @@ func TestMemoryTellsMemoriesApart(t *testing.T) {
 	assert.Equal(t, 16.0, end[1].Entries)
 	assert.InDelta(t, end[1].Bytes*1383/16, end[0].Bytes, end[0].Bytes*.02)
 
+	d, ok := r.Difference("videos", "everything", 1<<16, "")
+	require.True(t, ok)
+	assert.Equal(t, "recent", d.Reference)
+	assert.Equal(t, 5, d.N)
+	assert.InDelta(t, .8, d.More, 1e-9, "four of five were gained")
+	d, _ = r.Difference("videos", "everything", 512, "")
+	assert.Zero(t, d.More)
+	d, _ = r.Difference("videos", "blind", 512, "now")
+	assert.Equal(t, -1.0, d.More)
+
 	md := r.Markdown()
+	assert.Contains(t, md, "points more than recent")
+	assert.Contains(t, md, "| newest | 0 (−")
 	assert.Contains(t, md, "1 video, at most 512 visual tokens")
 	assert.Regexp(t, `\| recent \| 100\.0 \(21–100\) \| 0\.0 \(0–79\) \|.* 20\.0 \(4–62\) \| 25\.0 `, md)
 	text, err := os.ReadFile(o.Log)
@@ -244,6 +256,9 @@ func TestMemoryResumes(t *testing.T) {
 	assert.Equal(t, whole.Scores, resumed.Scores)
 	assert.Equal(t, whole.Generated, resumed.Generated)
 	assert.Len(t, resumed.Series, len(whole.Series), "what was measured before the interruption is there too")
+	again, err := Memory(t.Context(), rig, o)
+	require.NoError(t, err)
+	assert.Equal(t, resumed, again, "all of it is in the log, also how long it took")
 
 	o.Seeds = append(o.Seeds, 900_303)
 	more, err := Memory(t.Context(), rig, o)
@@ -399,6 +414,17 @@ func TestAverage(t *testing.T) {
 	assert.Equal(t, Average{CI95: [2]float64{0, 1}}, newAverage(nil))
 }
 
+func TestDifference(t *testing.T) {
+	more, ci := newDifference(100, 30, 10)
+	assert.InDelta(t, .2, more, 1e-9)
+	assert.InDelta(t, .0791, ci[0], 5e-5) // Agresti and Min's: b* = 30.5, c* = 10.5, n* = 102
+	assert.InDelta(t, .3131, ci[1], 5e-5)
+	more, ci = newDifference(3, 0, 0)
+	assert.Zero(t, more)
+	assert.Less(t, ci[0], -.3, "three that agree prove little")
+	assert.InDelta(t, -ci[0], ci[1], 1e-9)
+}
+
 func TestEveryMinutes(t *testing.T) {
 	for minutes, want := range map[int]int{1: 1, 10: 1, 20: 1, 21: 2, 60: 3, 480: 24} {
 		o := MemoryOptions{}
@@ -474,9 +500,9 @@ func TestMemoryPage(t *testing.T) {
 		assert.True(t, ids[ref], "nothing is called %s", ref)
 	}
 	assert.Equal(t, 3*4+2, svgs, "four plots a group, and two of what it costs")
-	assert.Equal(t, 3*5+3, tables)
+	assert.Equal(t, 3*6+3, tables)
 	assert.Equal(t, tables+1, figures)
-	for _, id := range []string{"2-min-age", "3-min-tokens", "videos-age", "videos-recall", "videos-recall-age", "videos-type", "cost-update", "cost-bytes", "cost-table"} {
+	for _, id := range []string{"2-min-age", "3-min-tokens", "videos-age", "videos-recall", "videos-recall-age", "videos-type", "videos-against", "cost-update", "cost-bytes", "cost-table"} {
 		assert.True(t, ids[id], id)
 	}
 	s, _ := r.Score("videos", "flash", 512, "now", "")
