@@ -23,8 +23,11 @@ var update = flag.Bool("update", false, "rewrite testdata/*.txt with what happen
 
 // TestScripts runs testdata/*.txt. A line is a command; lines that begin with a tab are what the command printed.
 //
-//	bank flash SYNOPSIS DETAIL | bank recent N | bank propagated FRAMES CLIPS SHOW | bank bridge FRAMES SEGMENTS SHOW
-//	add SECONDS VALUE...     a frame of 2x2 rows that are all (VALUE...)
+//	bank flash SYNOPSIS DETAIL [compat] | bank recent N | bank uniform N | bank reservoir N SEED [even] | bank star TEMPORAL ABSTRACT RETRIEVED [compat]
+//	bank pyramid CAPACITY CAPACITY CAPACITY EVERY EVERY EVERY EVICT [compat] | bank forest EVENTS clips N | bank forest EVENTS dips FRAMES WITHIN
+//	bank propagated FRAMES CLIPS SHOW | bank bridge FRAMES SEGMENTS SHOW
+//	grid HEIGHT WIDTH        of frames from here on; 2 2 at first
+//	add SECONDS VALUE...     a frame of rows that are all (VALUE...)
 //	state                    the snapshot
 //	select BUDGET VALUE...   what a prompt shows; with values, to a question of that direction
 //	hold | held              keep the snapshot; print the kept one
@@ -59,7 +62,46 @@ func TestScripts(t *testing.T) {
 type scriptRun struct {
 	t    *testing.T
 	bank *Bank
+	grid Grid
 	held *Snapshot
+}
+
+// strategyOf reads what stands behind "bank"; number(i) is the number that is word i of the line.
+func strategyOf(t *testing.T, words []string, number func(i int) int) Strategy {
+	last := words[len(words)-1]
+	switch words[0] {
+	case "flash":
+		return Flash{Synopsis: number(2), Detail: number(3), Compat: last == "compat"}
+	case "recent":
+		return Recent{N: number(2)}
+	case "uniform":
+		return Uniform{N: number(2)}
+	case "reservoir":
+		return Reservoir{N: number(2), Seed: uint64(number(3)), Even: last == "even"}
+	case "star":
+		return Star{Temporal: number(2), Abstract: number(3), Retrieved: number(4), Compat: last == "compat"}
+	case "pyramid":
+		p := Pyramid{Capacity: [3]int{number(2), number(3), number(4)}, Every: [3]int{number(5), number(6), number(7)}, Compat: last == "compat"}
+		for p.Evict.String() != words[7] {
+			p.Evict++
+		}
+		return p
+	case "forest":
+		f := Forest{Events: number(2)}
+		switch words[2] {
+		case "clips":
+			f.Segment = Clips{N: number(4)}
+		case "dips":
+			f.Segment = Dips{Frames: number(4), Within: number(5)}
+		}
+		return f
+	case "propagated":
+		return Propagated{Encoder: fakeEncoder{}, Frames: number(2), Clips: number(3), Show: number(4)}
+	case "bridge":
+		return Bridge{Encoder: fakeEncoder{}, Segmenter: Clips{N: number(2)}, Segments: number(3), Show: number(4)}
+	}
+	t.Fatalf("unknown strategy %q", words)
+	return nil
 }
 
 func (r *scriptRun) command(out *bytes.Buffer, words []string) {
@@ -70,26 +112,19 @@ func (r *scriptRun) command(out *bytes.Buffer, words []string) {
 	}
 	switch words[0] {
 	case "bank":
-		switch words[1] {
-		case "flash":
-			r.bank = New(time.Unix(0, 0), Flash{Synopsis: number(2), Detail: number(3)})
-		case "propagated":
-			r.bank = New(time.Unix(0, 0), Propagated{Encoder: fakeEncoder{}, Frames: number(2), Clips: number(3), Show: number(4)})
-		case "bridge":
-			r.bank = New(time.Unix(0, 0), Bridge{Encoder: fakeEncoder{}, Segmenter: Clips{N: number(2)}, Segments: number(3), Show: number(4)})
-		default:
-			r.bank = New(time.Unix(0, 0), Recent{N: number(2)})
-		}
+		r.bank, r.grid = New(time.Unix(0, 0), strategyOf(r.t, words[1:], number)), Grid{2, 2}
+	case "grid":
+		r.grid = Grid{number(1), number(2)}
 	case "add":
 		seconds, err := strconv.ParseFloat(words[1], 64)
 		require.NoError(r.t, err)
-		m := compute.NewMatrix(4, len(words)-2)
+		m := compute.NewMatrix(r.grid.H*r.grid.W, len(words)-2)
 		for i := range m.Data {
 			v, err := strconv.ParseFloat(words[2+i%m.Cols], 32)
 			require.NoError(r.t, err)
 			m.Data[i] = float32(v)
 		}
-		r.bank.Add(Entry{At: time.Duration(seconds * float64(time.Second)), Grid: Grid{2, 2}, Tokens: m, Thumb: []byte(words[1])})
+		r.bank.Add(Entry{At: time.Duration(seconds * float64(time.Second)), Grid: r.grid, Tokens: m, Thumb: []byte(words[1])})
 	case "state":
 		printState(out, r.bank.Snapshot())
 	case "hold":

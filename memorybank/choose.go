@@ -16,6 +16,17 @@ const (
 	Latest
 )
 
+// String is "first" or "last"; "" for any moment.
+func (o Order) String() string {
+	switch o {
+	case Earliest:
+		return "first"
+	case Latest:
+		return "last"
+	}
+	return ""
+}
+
 // choose is how every strategy fits entries into what is left of a budget; what it takes is subtracted. Without a limit it
 // returns them all. With a query it takes those whose indicators lie nearest to it (top-V by cosine; ties: the earlier in
 // entries), and where the question means the first or the last of them (Snapshot.Prefer), the earliest or latest among the
@@ -92,11 +103,12 @@ func take(entries []Entry, places []int, left *budget) []Entry {
 // show.
 func spread(entries []Entry, left *budget) []Entry { return thin(entries, len(entries), left) }
 
-// thin is spread, of at most most entries. Where entries have different numbers of rows it may leave a few tokens over.
+// thin is spread, of at most most entries. Where entries have different numbers of rows, what is left over goes to the latest of the others
+// that fit.
 func thin(entries []Entry, most int, left *budget) []Entry {
-	n := max(min(most, len(entries)), 0)
+	most = max(min(most, len(entries)), 0)
+	n, least := most, math.MaxInt
 	if !left.unlimited {
-		least := math.MaxInt
 		for _, e := range entries {
 			least = min(least, e.Tokens.Rows)
 		}
@@ -116,9 +128,21 @@ func thin(entries []Entry, most int, left *budget) []Entry {
 	if n == len(entries) {
 		return entries
 	}
-	picked := make([]Entry, n)
-	for i := range picked {
-		picked[i] = entries[(2*i+1)*len(entries)/(2*n)]
+	places := make([]int, n, most)
+	for i := range places {
+		places[i] = (2*i + 1) * len(entries) / (2 * n)
+	}
+	for i, k := len(entries)-1, n-1; i >= 0 && len(places) < most && !left.unlimited && left.left >= least; i-- {
+		if k >= 0 && places[k] == i {
+			k--
+		} else if left.take(entries[i]) {
+			places = append(places, i)
+		}
+	}
+	slices.Sort(places)
+	picked := make([]Entry, len(places))
+	for i, p := range places {
+		picked[i] = entries[p]
 	}
 	return picked
 }

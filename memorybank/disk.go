@@ -120,6 +120,7 @@ type Store struct {
 	sizes    map[string]int64
 	saved    uint64 // the checkpoint's Version: later frames are needed to replay
 	savedAt  time.Time
+	scrub    bool // what files held that are replaced or removed is overwritten with zeros: while forgetting
 	tooLarge bool // the bank does not fit into the budget: there is no checkpoint
 	watched  watched
 	thinned  atomic.Uint64 // segments rewritten
@@ -264,7 +265,7 @@ func (s *Store) scan(m manifest) error {
 		if n := len(files); n > 0 && f.First <= files[n-1].Last {
 			if f.Last > files[n-1].Last {
 				s.aside(f.name, errors.New("it overlaps another segment"))
-			} else if err := s.remove(f.name, false); err != nil {
+			} else if err := s.remove(f.name); err != nil {
 				return err
 			}
 			continue
@@ -323,16 +324,16 @@ func (s *Store) account(name string, size int64) {
 }
 
 // write writes a file whole or not at all; the caller has made room.
-func (s *Store) write(name string, data []byte, scrub bool) error {
-	if err := writeFile(s.dir, name, data, !s.o.NoSync, scrub); err != nil {
+func (s *Store) write(name string, data []byte) error {
+	if err := writeFile(s.dir, name, data, !s.o.NoSync, s.scrub); err != nil {
 		return err
 	}
 	s.account(name, int64(len(data)))
 	return nil
 }
 
-func (s *Store) remove(name string, scrub bool) error {
-	if err := removeFile(s.dir, name, scrub); err != nil {
+func (s *Store) remove(name string) error {
+	if err := removeFile(s.dir, name, s.scrub); err != nil {
 		return err
 	}
 	s.account(name, -1)
@@ -623,7 +624,7 @@ func (s *Store) append(frames []Entry) error {
 	if !s.makeRoom(f.size, f.n) {
 		return fmt.Errorf("there is no room for %d bytes within the budget of %d", f.size, s.o.Budget)
 	}
-	return s.add(f, data, nil, false)
+	return s.add(f, data, nil)
 }
 
 func (s *Store) meta(first, last uint64, stage int) coldMeta {
@@ -631,9 +632,9 @@ func (s *Store) meta(first, last uint64, stage int) coldMeta {
 }
 
 // add writes a segment in place of others.
-func (s *Store) add(f *coldFile, data []byte, old []*coldFile, scrub bool) error {
+func (s *Store) add(f *coldFile, data []byte, old []*coldFile) error {
 	f.name = segmentName(f.First, f.Last, f.Stage)
-	if err := s.write(f.name, data, scrub); err != nil {
+	if err := s.write(f.name, data); err != nil {
 		return err
 	}
 	s.publish(old, f)
@@ -641,7 +642,7 @@ func (s *Store) add(f *coldFile, data []byte, old []*coldFile, scrub bool) error
 		if o.name == f.name {
 			continue
 		}
-		if err := s.remove(o.name, scrub); err != nil {
+		if err := s.remove(o.name); err != nil {
 			return err
 		}
 	}
@@ -665,12 +666,12 @@ func (s *Store) checkpoint() {
 	if snap.Version == s.saved {
 		return
 	}
-	if err := s.save(snap, false); err != nil {
+	if err := s.save(snap); err != nil {
 		s.o.Warn(fmt.Errorf("memorybank: %s: no checkpoint: %w", s.dir, err))
 	}
 }
 
-func (s *Store) save(snap *Snapshot, scrub bool) error {
+func (s *Store) save(snap *Snapshot) error {
 	text, err := json.Marshal(s.watched.spans)
 	if err != nil {
 		return err
@@ -684,7 +685,7 @@ func (s *Store) save(snap *Snapshot, scrub bool) error {
 		s.tooLarge = true
 		return fmt.Errorf("the bank takes %d bytes and may take a quarter of the budget of %d: raise disk_budget", size, s.o.Budget)
 	}
-	if err := s.write(checkpointName, out.Bytes(), scrub); err != nil {
+	if err := s.write(checkpointName, out.Bytes()); err != nil {
 		return err
 	}
 	s.saved, s.tooLarge = snap.Version, false
@@ -716,7 +717,7 @@ func (s *Store) shrink(byEntries bool) bool {
 	if len(s.asides) > 0 {
 		name := s.asides[0]
 		s.asides = s.asides[1:]
-		if err := s.remove(name, false); err != nil {
+		if err := s.remove(name); err != nil {
 			s.o.Warn(fmt.Errorf("memorybank: %w", err))
 		}
 		return true
@@ -774,7 +775,7 @@ func (s *Store) smallest() (from, to int) {
 
 func (s *Store) drop(f *coldFile) {
 	s.publish([]*coldFile{f}, nil)
-	if err := s.remove(f.name, false); err != nil {
+	if err := s.remove(f.name); err != nil {
 		s.o.Warn(fmt.Errorf("memorybank: %w", err))
 	}
 }
@@ -799,7 +800,7 @@ func (s *Store) rewrite(old []*coldFile, stage int) bool {
 		s.drop(old[0])
 		return true
 	}
-	if err := s.add(f, data, old, false); err != nil {
+	if err := s.add(f, data, old); err != nil {
 		s.o.Warn(fmt.Errorf("memorybank: %s: thinning: %w", s.dir, err))
 		return false
 	}

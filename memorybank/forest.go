@@ -72,7 +72,7 @@ func (f Forest) Update(old []Entry, e Entry) []Entry {
 	copy(pictures, old)
 	if cut > 0 {
 		event := condense(slices.Clone(short[:cut]), (cut+1)/2, &id)
-		mark(event, e.ID, 0)
+		markEvent(event, e.ID, 0)
 		pictures = append(pictures, event...)
 		linkEvent(pictures, n)
 		pictures = f.grow(pictures, frameNumber(e)+1, &id)
@@ -80,8 +80,8 @@ func (f Forest) Update(old []Entry, e Entry) []Entry {
 	return append(pictures, short[max(cut, 0):]...)
 }
 
-// mark makes pictures an event.
-func mark(event []Entry, seq uint64, merges uint32) {
+// markEvent makes pictures an event.
+func markEvent(event []Entry, seq uint64, merges uint32) {
 	for i := range event {
 		event[i].part, event[i].seq, event[i].merges, event[i].ward = eventPart, seq, merges, 0
 	}
@@ -97,7 +97,7 @@ func (f Forest) grow(pictures []Entry, frames uint64, id *uint64) []Entry {
 			merged += pictures[middle].merges + 1
 		}
 		event = condense(event, (to-from+1)/2, id)
-		mark(event, seq, merged)
+		markEvent(event, seq, merged)
 		pictures = slices.Replace(pictures, from, to, event...)
 		linkEvent(pictures, from)
 		linkEvent(pictures, from+len(event))

@@ -64,19 +64,21 @@ func (s *Store) forget(from, to time.Duration, did *Forgotten) error {
 	if err != nil {
 		return err
 	}
-	if err := s.write(intentName, text, false); err != nil {
+	if err := s.write(intentName, text); err != nil {
 		return err
 	}
 	return s.forgetNow(from, to, did)
 }
 
 func (s *Store) forgetNow(from, to time.Duration, did *Forgotten) error {
+	s.scrub = true
+	defer func() { s.scrub = false }()
 	s.flush() // so that all of the stretch is in segments
 	did.Entries, did.Rebuilt = s.bank.erase(from, to, s.framesWithin)
 	s.watched.cut(from, to)
 	// The checkpoint goes first: were the segments gone and it were not, a crash would bring entries back that cannot be made again.
-	if err := s.save(s.bank.Snapshot(), true); err != nil {
-		if e := s.remove(checkpointName, true); e != nil {
+	if err := s.save(s.bank.Snapshot()); err != nil {
+		if e := s.remove(checkpointName); e != nil {
 			return errors.Join(err, e)
 		}
 		s.o.Warn(fmt.Errorf("memorybank: %s: no checkpoint: %w", s.dir, err))
@@ -90,13 +92,13 @@ func (s *Store) forgetNow(from, to time.Duration, did *Forgotten) error {
 		}
 	}
 	for _, name := range s.asides { // nobody knows what is in them
-		if err := s.remove(name, true); err != nil {
+		if err := s.remove(name); err != nil {
 			return err
 		}
 		did.Segments++
 	}
 	s.asides = nil
-	return s.remove(intentName, false)
+	return s.remove(intentName)
 }
 
 // finishForgetting does what a crash left undone.
@@ -144,14 +146,14 @@ func (s *Store) cut(f *coldFile, from, to time.Duration, did *Forgotten) error {
 	did.Segments++
 	if len(left) == 0 {
 		s.publish([]*coldFile{f}, nil)
-		return s.remove(f.name, true)
+		return s.remove(f.name)
 	}
 	cut, data := encodeCold(f.coldMeta, left, f.bf16)
 	if s.used+cut.size > s.o.Budget {
 		s.publish([]*coldFile{f}, nil)
-		return s.remove(f.name, true)
+		return s.remove(f.name)
 	}
-	return s.add(cut, data, []*coldFile{f}, true)
+	return s.add(cut, data, []*coldFile{f})
 }
 
 // without returns e less [from, to): one frame that stands for a longer span keeps what is outside, an average cannot.

@@ -52,10 +52,8 @@ func kmeans(rows [][]float64, weights []float64, start []int, spare func() int) 
 			}
 			labels[i] = max(best, 0)
 		}
-		next, sums := make([][]float64, len(centroids)), make([]float64, len(centroids))
-		members := make([]int, len(centroids))
-		for i, j := range labels {
-			sums[j] += weights[i]
+		next, members := make([][]float64, len(centroids)), make([]int, len(centroids))
+		for _, j := range labels {
 			members[j]++
 		}
 		total := 0.0
@@ -67,13 +65,14 @@ func kmeans(rows [][]float64, weights []float64, start []int, spare func() int) 
 				next[j] = rows[slices.Index(labels, j)]
 			default:
 				next[j] = make([]float64, len(rows[0]))
+				sum := 0.0
 				for i, x := range rows {
 					if labels[i] != j {
 						continue
 					}
-					share := weights[i] / sums[j]
+					sum += weights[i]
 					for c, v := range x {
-						next[j][c] += share * v
+						next[j][c] += weights[i] / sum * (v - next[j][c]) // exact where all are equal
 					}
 				}
 			}

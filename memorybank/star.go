@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"slices"
 
 	"afterimage/internal/compute"
 )
@@ -383,7 +382,13 @@ func (s Star) random(rows []Entry, id uint64) (next []Entry, heavy []Entry) {
 		heavy[j].Weight = float32(len(members))
 		newID := id + mergedID + uint64(j)
 		if len(members) == 0 { // a copy of a row
-			c := rows[slices.IndexFunc(x, func(row []float64) bool { return slices.Equal(row, centroids[j]) })]
+			from := 0
+			for i := range x {
+				if squares(x[i], centroids[j]) < squares(x[from], centroids[j]) {
+					from = i
+				}
+			}
+			c := rows[from]
 			c.ID, c.Weight = newID, 1
 			next[j] = c
 			continue
@@ -454,7 +459,7 @@ func (s Star) restored(entries []Entry) error {
 	slots, rest := entries[:n], entries[n:]
 	n = listLength(rest, temporalPart)
 	clusters, frames := rest[:n], rest[n:]
-	if len(slots) > s.Abstract || n > s.Temporal || n == 0 || !s.Compat && len(frames) > 0 || len(frames) > s.Temporal+1 {
+	if len(slots) > s.Abstract || n > s.Temporal || !s.Compat && len(frames) > 0 || len(frames) > s.Temporal+1 {
 		return fmt.Errorf("%d slots, %d clusters, %d frames; at most %d and %d", len(slots), n, len(frames), s.Abstract, s.Temporal)
 	}
 	for i, e := range slots {

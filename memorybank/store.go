@@ -38,7 +38,7 @@ type storeHeader struct {
 	Now      int64        `json:"now"`
 	Entries  []storeEntry `json:"entries"`
 	Newest   *storeEntry  `json:"newest"`
-	Forgot   bool         `json:"forgot,omitempty"`  // the newest frame was: there is none
+	Forgot   bool         `json:"forgot,omitempty"`  // the newest frame was, or all entries were
 	Carries  bool         `json:"carries,omitempty"` // see carrier
 }
 
@@ -101,7 +101,7 @@ func (s *Snapshot) save(w io.Writer, o Origin, more map[string]string) error {
 		e := add("newest", s.Newest)
 		h.Newest = &e
 	}
-	h.Forgot = s.Version > 0 && h.Newest == nil
+	h.Forgot = s.Version > 0 && (h.Newest == nil || len(h.Entries) == 0)
 	if len(f.Tensors) == 0 { // readers refuse a file without any
 		thumbs = append(thumbs, safetensors.Tensor{Name: "empty", DType: safetensors.U8, Shape: []uint64{1}, Data: []byte{0}})
 	}
@@ -253,8 +253,8 @@ type restorer interface{ restored([]Entry) error }
 
 // check is what holds of every snapshot.
 func (s *Snapshot) check(forgot bool) error {
-	bare := s.Newest.Tokens.Rows == 0
-	if !forgot && ((s.Version == 0) != (len(s.Entries) == 0) || (s.Version == 0) != bare) || forgot && (s.Version == 0 || !bare) {
+	bare, none := s.Newest.Tokens.Rows == 0, len(s.Entries) == 0
+	if !forgot && ((s.Version == 0) != none || (s.Version == 0) != bare) || forgot && s.Version == 0 {
 		return fmt.Errorf("%d frames, but %d entries and a newest frame of %d rows", s.Version, len(s.Entries), s.Newest.Tokens.Rows)
 	}
 	if s.Version > maxFrame || s.Now < 0 {

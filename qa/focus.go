@@ -2,6 +2,7 @@ package qa
 
 import (
 	"context"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ func (s *Session) focus(ctx context.Context, question string, times []namedTime,
 		steered.Prefer = e.Prefer
 		snap = &steered
 	}
-	if view, text, err = narrow(ctx, question, query, times, e, snap, budget); err != nil {
+	if view, text, err = s.narrow(ctx, question, query, times, e, snap, budget); err != nil {
 		return nil, "", nil, err
 	}
 	if text != question {
@@ -42,7 +43,7 @@ func (s *Session) focus(ctx context.Context, question string, times []namedTime,
 const aroundMoment = 3 * time.Second
 
 // narrow is focus without the preference.
-func narrow(ctx context.Context, question string, query []float32, times []namedTime, e *Evidence, snap *memorybank.Snapshot, budget int) (
+func (s *Session) narrow(ctx context.Context, question string, query []float32, times []namedTime, e *Evidence, snap *memorybank.Snapshot, budget int) (
 	view *memorybank.Snapshot, text string, err error) {
 	span, ok := spanOf(times)
 	if !ok || aboutNow.MatchString(question) && span.To.Before(e.AsOf) {
@@ -57,7 +58,10 @@ func narrow(ctx context.Context, question string, query []float32, times []named
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		}
-		e.Note = "finer memories of that time could not be read from the disk: " + err.Error()
+		e.Note = "finer memories of that time could not be read from the disk"
+		if s.Warn != nil {
+			s.Warn(fmt.Errorf("%s: %w", e.Note, err))
+		}
 		return snap.Between(from, to), nil
 	}
 	from, to := span.From.Sub(snap.Epoch), span.To.Sub(snap.Epoch)+1

@@ -77,13 +77,17 @@ func TestAskWithoutTheDisk(t *testing.T) {
 	require.NoError(t, os.WriteFile(dir, nil, 0o600))
 	model := &fakeModel{words: []string{"yes"}}
 	session := NewSession(bank, model, w, at(600))
+	var warned []error
+	session.Warn = func(err error) { warned = append(warned, err) }
 	for _, question := range []string{"What happened between 14:02:00 and 14:02:09?", "Was the gate open at 14:05:07?"} {
 		a, err := session.Ask(t.Context(), Question{Text: question}, nil)
 		require.NoError(t, err)
 		require.Contains(t, a.Text, "yes")
-		require.Contains(t, a.Evidence.Note, "could not be read from the disk")
+		require.Equal(t, "finer memories of that time could not be read from the disk", a.Evidence.Note)
 		require.NotEmpty(t, a.Evidence.Items)
 	}
+	require.Len(t, warned, 2)
+	require.ErrorContains(t, warned[0], "from the disk: open "+dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := session.Ask(ctx, Question{Text: "What happened between 14:02:00 and 14:02:09?"}, nil)

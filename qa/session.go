@@ -35,6 +35,9 @@ type Session struct {
 	// nil, a memory that does not fit a budget is thinned out evenly.
 	Query func(question string) []float32
 
+	// Warn is told what an answer had to do without and why, as when the disk fails; nil: nobody is. Set it before the first Ask.
+	Warn func(error)
+
 	// VisualTokens is the budget of a question that has none of its own; 0 is the strategy's own size. Set it before the first Ask
 	// and before KeepWarm.
 	VisualTokens int

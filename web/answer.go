@@ -109,6 +109,10 @@ func (a *answering) evidence(e qa.Evidence) *evidenceEvent {
 		header: a.header("response.evidence"), AsOf: stamp(e.AsOf), LagMS: max(0, e.Lag.Milliseconds()), State: string(e.State),
 		Coverage: spans(e.Coverage), Gaps: spans(e.Gaps), Items: make([]evidenceInfo, 0, len(e.Items)),
 	}
+	ev.Prefer, ev.Note = e.Prefer.String(), clip(e.Note, 300)
+	if f := e.Focus; !f.From.IsZero() {
+		ev.Focus = &spanInfo{stamp(f.From), stamp(f.To)}
+	}
 	for _, it := range e.Items {
 		info := evidenceInfo{Stream: a.stream.Name(), From: stamp(it.From), To: stamp(it.To), At: stamp(it.At),
 			Role: it.Role.String(), Slot: itoa(it.ID), Weight: it.Weight}

@@ -79,6 +79,9 @@ type (
 		State    string         `json:"stream_state"`
 		Coverage []spanInfo     `json:"coverage"`
 		Gaps     []spanInfo     `json:"gaps"`
+		Focus    *spanInfo      `json:"focus,omitempty"`  // what the times in the question narrowed the memory to
+		Prefer   string         `json:"prefer,omitempty"` // "first" or "last", where the question says so
+		Note     string         `json:"note,omitempty"`   // what the answer had to do without
 		Items    []evidenceInfo `json:"items"`
 	}
 	stateEvent struct { // stream.state

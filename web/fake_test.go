@@ -147,7 +147,8 @@ func someEvidence(now time.Time) qa.Evidence {
 		}
 		e.Items = append(e.Items, it)
 	}
-	return qa.Evidence{AsOf: e.AsOf, Lag: e.Lag, State: e.State, Coverage: e.Coverage, Gaps: e.Gaps,
+	return qa.Evidence{AsOf: e.AsOf, Lag: e.Lag, State: e.State, Prefer: memorybank.Latest, Note: "without the disk",
+		Focus: ingest.Span{From: now.Add(-time.Hour), To: now}, Coverage: e.Coverage, Gaps: e.Gaps,
 		Items: append(e.Items, qa.EvidenceItem{ID: 99, From: now, To: now, At: now, Role: memorybank.Newest, Weight: 1, Thumb: thumbOf(24)})}
 }
 

@@ -185,7 +185,7 @@ func testDesk(t *testing.T, b *rod.Browser) {
 	assert.Equal(t, "A red car is parked at the gate. It arrived three minutes ago and nobody has left it since.", text(t, p, ".answer"))
 	becomes(t, p, `[...document.querySelectorAll(".strip li:not([hidden]) img")].length === 12`)
 	becomes(t, p, `[...document.querySelectorAll(".strip li:not([hidden]) img")].every(i => i.complete && i.naturalWidth > 0)`)
-	assert.Regexp(t, `^As of \d\d:\d\d:\d\d · 210 ms behind · watched .* – .*, 1 gap: `, text(t, p, ".fresh"))
+	assert.Regexp(t, `^As of \d\d:\d\d:\d\d · 210 ms behind · asked about .* – .* · the last of what fits · without the disk · watched .* – .*, 1 gap: `, text(t, p, ".fresh"))
 	assert.Equal(t, "333 tokens/s", text(t, p, `[data-chip="rate"]`))
 	assert.Regexp(t, `^first word \d+ ms$`, text(t, p, `[data-chip="first"]`))
 	assert.Contains(t, text(t, p, "#announce"), "A red car is parked")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"afterimage/ingest"
+	"afterimage/memorybank"
 	"afterimage/qa"
 )
 
@@ -144,6 +145,15 @@ func evidenceLine(answer qa.Answer) string {
 	fmt.Fprintf(&b, "as of %s", stamp(e.AsOf))
 	if from, to, n := evidenceSpan(e); n > 0 {
 		fmt.Fprintf(&b, ", from %d moments between %s and %s", n, clock(from), clock(to))
+	}
+	if f := e.Focus; !f.From.IsZero() {
+		fmt.Fprintf(&b, ", asked about %s to %s", clock(f.From), clock(f.To))
+	}
+	if e.Prefer != memorybank.AnyTime {
+		fmt.Fprintf(&b, ", the %s of what fits", e.Prefer)
+	}
+	if e.Note != "" {
+		fmt.Fprintf(&b, ", but %s", e.Note)
 	}
 	if e.State != "" && e.State != ingest.Live && e.State != ingest.Ended {
 		fmt.Fprintf(&b, ", the source is %s", e.State)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"afterimage/bench"
+	"afterimage/memorybank"
 )
 
 // A comparison from end to end: a clip with its questions and a simulated stream, two strategies, two budgets, all reports.
@@ -58,4 +59,24 @@ func TestBenchMemory(t *testing.T) {
 	code, _, errs = command(t, t.Context(), "--model", model, "bench", "memory", "--video", file("street.mp4"), "--questions", file("long.json"))
 	assert.Equal(t, 1, code)
 	assert.Contains(t, errs, "is to be asked at 1m30s, but "+file("street.mp4")+" ends at 40s")
+}
+
+func TestMemorySubjects(t *testing.T) {
+	c := benchMemoryCmd{Strategies: []string{"flash:synopsis=28,detail=4, recent,newest", "recent:frames=64", "flash"}}
+	got, err := c.subjects()
+	require.NoError(t, err)
+	var names []string
+	for _, m := range got {
+		names = append(names, m.spec())
+	}
+	assert.Equal(t, []string{"flash:synopsis=28,detail=4", "recent", "recent:frames=64", "flash"}, names)
+	s, err := got[0].open(&machine{}, quiet)
+	require.NoError(t, err)
+	assert.Equal(t, memorybank.Flash{Synopsis: 28, Detail: 4}, s)
+	c.Strategies = []string{"recent,frames=4"}
+	_, err = c.subjects()
+	assert.ErrorContains(t, err, "write name:frames=4")
+	c.Strategies = []string{"flash,recent", "flash"}
+	_, err = c.subjects()
+	assert.ErrorContains(t, err, "flash is named twice")
 }

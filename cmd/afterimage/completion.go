@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -21,14 +22,14 @@ func (c *completionCmd) Help() string {
 }
 
 func (c *completionCmd) Run(a *app, k *kong.Kong) error {
-	verbs := completions(k.Model.Node, "", nil)
+	verbs, values := completions(k.Model.Node, "", nil), flagValues(k.Model.Node, map[string][]string{})
 	switch c.Shell {
 	case "bash":
-		writeBash(a.out, verbs)
+		writeBash(a.out, verbs, values)
 	case "zsh":
-		writeZsh(a.out, verbs)
+		writeZsh(a.out, verbs, values)
 	case "fish":
-		writeFish(a.out, verbs)
+		writeFish(a.out, verbs, values)
 	}
 	return nil
 }
@@ -37,6 +38,23 @@ func (c *completionCmd) Run(a *app, k *kong.Kong) error {
 type completion struct {
 	path  string // "" for the program itself, then "bench", "bench sim"
 	words []word // verbs and flags
+}
+
+// flagValues is what a flag may be, for those flags that are one of a few, whatever verb they go with.
+func flagValues(n *kong.Node, values map[string][]string) map[string][]string {
+	for _, f := range n.Flags {
+		switch _, memory := f.Target.Interface().(MemoryConfig); {
+		case f.Hidden:
+		case memory || f.Name == "strategies":
+			values[f.Name] = strategyNames()
+		case f.Enum != "":
+			values[f.Name] = slices.DeleteFunc(f.EnumSlice(), func(v string) bool { return v == "" })
+		}
+	}
+	for _, child := range n.Children {
+		flagValues(child, values)
+	}
+	return values
 }
 
 type word struct{ text, help string }
@@ -72,9 +90,15 @@ func firstSentence(help string) string {
 	return strings.NewReplacer("'", "’", `"`, "”", "\n", " ", "[", "(", "]", ")", ":", ",").Replace(strings.TrimSuffix(s, "."))
 }
 
-func writeBash(w io.Writer, verbs []completion) {
+func writeBash(w io.Writer, verbs []completion, values map[string][]string) {
 	fmt.Fprint(w, `_afterimage() {
   local cur=${COMP_WORDS[COMP_CWORD]} path= words i
+  case ${COMP_WORDS[COMP_CWORD-1]} in
+`)
+	for _, flag := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(w, "    --%s) COMPREPLY=($(compgen -W %q -- \"$cur\")); return ;;\n", flag, strings.Join(values[flag], " "))
+	}
+	fmt.Fprint(w, `  esac
   for ((i = 1; i < COMP_CWORD; i++)); do
     case "$path ${COMP_WORDS[i]}" in
 `)
@@ -101,8 +125,12 @@ complete -o filenames -F _afterimage afterimage
 `)
 }
 
-func writeZsh(w io.Writer, verbs []completion) {
-	fmt.Fprint(w, "#compdef afterimage\n_afterimage() {\n  local path= i\n  local -a list\n  for ((i = 2; i < CURRENT; i++)); do\n    case \"$path ${words[i]}\" in\n")
+func writeZsh(w io.Writer, verbs []completion, values map[string][]string) {
+	fmt.Fprint(w, "#compdef afterimage\n_afterimage() {\n  local path= i\n  local -a list\n  case ${words[CURRENT-1]} in\n")
+	for _, flag := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(w, "    --%s) compadd -- %s; return ;;\n", flag, strings.Join(values[flag], " "))
+	}
+	fmt.Fprint(w, "  esac\n  for ((i = 2; i < CURRENT; i++)); do\n    case \"$path ${words[i]}\" in\n")
 	for _, v := range verbs[1:] {
 		fmt.Fprintf(w, "    %q) path=%q ;;\n", " "+v.path, " "+v.path)
 	}
@@ -121,7 +149,7 @@ func writeZsh(w io.Writer, verbs []completion) {
 	fmt.Fprint(w, "  esac\n  _describe 'afterimage' list\n  _files\n}\nif [ \"$funcstack[1]\" = \"_afterimage\" ]; then _afterimage \"$@\"; else compdef _afterimage afterimage; fi\n")
 }
 
-func writeFish(w io.Writer, verbs []completion) {
+func writeFish(w io.Writer, verbs []completion, values map[string][]string) {
 	names := make([]string, 0, len(verbs))
 	for _, x := range verbs[0].words {
 		if !strings.HasPrefix(x.text, "-") {
@@ -139,7 +167,11 @@ func writeFish(w io.Writer, verbs []completion) {
 		}
 		for _, x := range v.words {
 			if flag, ok := strings.CutPrefix(x.text, "--"); ok {
-				fmt.Fprintf(w, "complete -c afterimage -n '%s' -l %s -d '%s'\n", condition, flag, x.help)
+				choice := ""
+				if v := values[flag]; len(v) > 0 {
+					choice = " -x -a '" + strings.Join(v, " ") + "'"
+				}
+				fmt.Fprintf(w, "complete -c afterimage -n '%s' -l %s%s -d '%s'\n", condition, flag, choice, x.help)
 			} else {
 				fmt.Fprintf(w, "complete -c afterimage -n '%s; and not __fish_seen_subcommand_from %s' -a %s -d '%s'\n",
 					condition, fishSiblings(v, names), x.text, x.help)

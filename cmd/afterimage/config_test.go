@@ -101,7 +101,7 @@ func TestConfigErrors(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key", "lisen: 1\n" + one, ":1:1: unknown field \"lisen\"\n     1 | lisen: 1\n         ^"},
 		{"unknown stream key", "streams:\n  a:\n    source: sim://street\n    sauce: x\n", ":4:5: unknown field \"sauce\""},
-		{"unknown memory key", "streams:\n  a:\n    source: sim://street\n    memory: {kind: x}\n", ":4:20: the memory strategy flash has no option kind; it has synopsis and detail"},
+		{"unknown memory key", "streams:\n  a:\n    source: sim://street\n    memory: {kind: x}\n", ":4:20: the memory strategy flash has no option kind; it has synopsis, detail and compat"},
 		{"duplicate key", "listen: a:1\nlisten: b:2\n" + one, ":2:1: mapping key \"listen\" already defined"},
 		{"duplicate stream", "streams:\n  a: sim://street\n  a: sim://street\n", ":3:3: mapping key \"a\" already defined"},
 		{"wrong type", "threads: many\n" + one, ":1:10: cannot unmarshal string into Go struct field"},
@@ -126,7 +126,7 @@ func TestConfigErrors(t *testing.T) {
 		{"warm", "streams:\n  a: {source: sim://street, warm: hot}\n", ":2:35: want off, newest or wait"},
 		{"warm age", "stream_defaults: {warm_age: 1ms}\n" + one, "want 100ms to 1h"},
 		{"strategy", "stream_defaults: {memory: {strategy: lru}}\n" + one, ":1:38: there is no memory strategy \"lru\"; want flash, "},
-		{"strategy sizes", "streams:\n  a: {source: sim://street, memory: {frames: 4}}\n", ":2:46: the memory strategy flash has no option frames; it has synopsis and detail (frames belongs to recent, uniform and reservoir)"},
+		{"strategy sizes", "streams:\n  a: {source: sim://street, memory: {frames: 4}}\n", ":2:46: the memory strategy flash has no option frames; it has synopsis, detail and compat (frames belongs to recent, uniform and reservoir)"},
 		{"recent sizes", "streams:\n  a: {source: sim://street, memory: {strategy: recent, detail: 4}}\n", ":2:64: the memory strategy recent has no option detail; it has frames (detail belongs to flash)"},
 		{"short strategy", "streams:\n  a: {source: sim://street, memory: lru}\n", ":2:37: there is no memory strategy \"lru\""},
 		{"short strategy with options", "streams:\n  a: {source: sim://street, memory: \"recent:frames=0\"}\n", ":2:37: frames of recent: want a number of 1 to 4096"},

@@ -65,6 +65,25 @@ func TestClipIsWrittenAndAsked(t *testing.T) {
 	assert.Contains(t, out, "from 16 moments")
 	assert.Contains(t, out, "first token")
 
+	code, out, errs = command(t, t.Context(), "--model", model, "ask", clip, "What came in the last ten seconds?", "What was the first car?", "--json", "--max-tokens", "8",
+		"--strategy", "composite:past=20,unit=4", "--max-visual-tokens", "100")
+	require.Zero(t, code, errs)
+	lines = strings.Split(strings.TrimSpace(out), "\n")
+	require.Len(t, lines, 2)
+	require.NoError(t, json.Unmarshal([]byte(lines[0]), &answer))
+	require.NotNil(t, answer.Focus)
+	assert.Equal(t, answer.AsOf, answer.Focus.To)
+	assert.LessOrEqual(t, answer.VisualTokens, 100)
+	require.NoError(t, json.Unmarshal([]byte(lines[1]), &answer))
+	assert.Equal(t, "first", answer.Prefer)
+	assert.LessOrEqual(t, answer.VisualTokens, 100)
+
+	for _, strategy := range []string{"propagated", "bridge"} {
+		code, _, errs = command(t, t.Context(), "--model", model, "ask", clip, "What happened?", "--strategy", strategy)
+		assert.Equal(t, 1, code)
+		assert.Contains(t, errs, "the memory strategy "+strategy+" needs a model with a learned memory, and the model "+model+" has none (no memory.safetensors)")
+	}
+
 	empty := filepath.Join(dir, "empty.mp4")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
 	code, _, errs = command(t, t.Context(), "--model", model, "ask", empty, "What happened?")

@@ -16,6 +16,9 @@ type answerDoc struct {
 	LagMS        int64         `json:"lag_ms"`
 	State        string        `json:"state"`
 	FromCoverage bool          `json:"from_coverage"`
+	Focus        *spanDoc      `json:"focus,omitempty"`  // what the times in the question narrowed the memory to
+	Prefer       string        `json:"prefer,omitempty"` // "first" or "last", where the question says so
+	Note         string        `json:"note,omitempty"`   // what the answer had to do without
 	Evidence     []evidenceDoc `json:"evidence"`
 	Gaps         []spanDoc     `json:"gaps"`
 	FirstTokenMS float64       `json:"first_token_ms"`
@@ -43,6 +46,10 @@ func answerJSON(question string, a qa.Answer) answerDoc {
 		FirstTokenMS: float64(a.Stats.FirstToken.Microseconds()) / 1000, TokensPerS: tokensPerSecond(a), Finish: a.Stats.Finish,
 	}
 	span := func(from, to time.Time) spanDoc { return spanDoc{stamp(from), stamp(to)} }
+	d.Prefer, d.Note = a.Evidence.Prefer.String(), a.Evidence.Note
+	if f := a.Evidence.Focus; !f.From.IsZero() {
+		d.Focus = &spanDoc{stamp(f.From), stamp(f.To)}
+	}
 	for _, e := range a.Evidence.Items {
 		d.Evidence = append(d.Evidence, evidenceDoc{span(e.From, e.To), stamp(e.At), e.Role.String()})
 	}

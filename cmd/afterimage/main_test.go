@@ -72,6 +72,7 @@ func TestHelp(t *testing.T) {
 		"help-bench-sim": "bench sim --help", "help-bench-engine": "bench engine --help", "help-bench-soak": "bench soak --help",
 		"help-bench-memory":  "bench memory --help",
 		"help-bench-encoder": "bench encoder --help", "help-bench-kernels": "bench kernels --help",
+		"help-list-strategies": "list strategies --help", "strategies": "list strategies",
 		"help-doctor": "doctor --help", "help-check-config": "check-config --help", "help-completion": "completion --help",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -105,10 +106,10 @@ func TestWrongUsage(t *testing.T) {
 		{"bench sim --seeds 1-99999999", 1, "at most"},
 		{"bench sim --minutes 0", 1, "--minutes"},
 		{"bench sim --resume", 1, "--json"},
-		{"bench memory --strategies nonsense", 1, `--strategies: there is no memory strategy "nonsense"; want`},
+		{"bench memory --strategies nonsense", 1, "--strategies: there is no memory strategy \"nonsense\"; want flash, "},
 		{"bench memory --strategies detail=4", 1, "the option detail=4 belongs to no strategy"},
-		{"bench memory --strategies flash:detail=x", 1, "detail of flash: want a number"},
-		{"bench memory --strategies recent:detail=4", 1, "detail belongs to"},
+		{"bench memory --strategies flash:detail=x", 1, "--strategies: detail of flash: want a number of 0 to 256"},
+		{"bench memory --strategies recent:detail=4", 1, "detail belongs to flash"},
 		{"bench memory --strategies flash,flash", 1, "flash is named twice"},
 		{"bench memory --seeds 5-3", 1, "--seeds"},
 		{"bench memory --minutes 10,0", 1, "--minutes 0: want 1 to 1440"},
@@ -122,6 +123,11 @@ func TestWrongUsage(t *testing.T) {
 		{"bench encoder --batch 4,0", 1, "--batch: want 1 to 32"},
 		{"bench kernels --peers nowhere.jsonl", 2, "nowhere.jsonl"},
 		{"--device cpu bench kernels", 1, "this needs a GPU"},
+		{"ask sim://street what --strategy lru", 2, `--strategy: there is no memory strategy "lru"; want flash, composite, `},
+		{"ask sim://street what --strategy flash:frames=3", 2, "--strategy: the memory strategy flash has no option frames; it has synopsis, detail and compat (frames belongs to"},
+		{"ask sim://street what --strategy flash,recent", 2, "want one memory strategy"},
+		{"ask sim://street what --max-visual-tokens=-3", 1, "--max-visual-tokens: want 0"},
+		{"demo --once --strategy recent:frames=x", 2, "frames of recent: want a number of 1 to 4096"},
 		{"simcam", 1, "either --rtsp ADDRESS or --out"},
 		{"simcam --rtsp 127.0.0.1:0 --out x.mp4", 1, "either"},
 		{"simcam --rtsp 127.0.0.1:0 --questions q.json", 1, "--questions goes with --out"},
@@ -234,11 +240,15 @@ func TestCompletion(t *testing.T) {
 	_, script, _ := command(t, t.Context(), "completion", "bash")
 	script += `COMP_WORDS=(afterimage bench sim --newe); COMP_CWORD=3; _afterimage; echo "${COMPREPLY[@]}"
 COMP_WORDS=(afterimage ch); COMP_CWORD=1; _afterimage; echo "${COMPREPLY[@]}"
+COMP_WORDS=(afterimage ask x y --strategy re); COMP_CWORD=5; _afterimage; echo "${COMPREPLY[@]}"
+COMP_WORDS=(afterimage --log-format j); COMP_CWORD=2; _afterimage; echo "${COMPREPLY[@]}"
 `
 	got, err := exec.Command(bash, "-c", script).CombinedOutput()
 	require.NoError(t, err, string(got))
 	assert.Equal(t, "--newest-only\n", strings.SplitAfter(string(got), "\n")[0])
 	assert.Contains(t, strings.SplitAfter(string(got), "\n")[1], "check-config")
+	assert.Equal(t, "recent reservoir\n", strings.SplitAfter(string(got), "\n")[2])
+	assert.Equal(t, "json\n", strings.SplitAfter(string(got), "\n")[3])
 }
 
 func TestSeeds(t *testing.T) {

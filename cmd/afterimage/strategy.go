@@ -25,6 +25,7 @@ type strategy struct {
 type option struct {
 	name, what  string
 	def         any
+	released    any      // the default with compat, where that is another one
 	least, most float64  // of numbers
 	names       []string // of a string
 }
@@ -44,6 +45,16 @@ func (v values) orNone(name string) int {
 	return -1
 }
 
+// three is a list for a strategy that takes 0s for its default and less for none.
+func (v values) three(name string) (out [3]int) {
+	for i, n := range v[name].([]int) {
+		if out[i] = n; n == 0 {
+			out[i] = -1
+		}
+	}
+	return out
+}
+
 // learned is what strategies with learned parts are made of.
 type learned struct {
 	recall *llm.Recall
@@ -56,16 +67,32 @@ func count(name string, def, least, most int, what string) option {
 	return option{name: name, what: what, def: def, least: float64(least), most: float64(most)}
 }
 
+func list(name string, def []int, most int, what string) option {
+	return option{name: name, what: what, def: def, most: float64(most)}
+}
+
+func (o option) asReleased(def any) option {
+	o.released = def
+	return o
+}
+
+var compat = option{name: "compat", what: "as the released code does it, where that is not as its paper says", def: false}
+
+var evictions = map[string]memorybank.Evict{
+	"similarity": memorybank.MostAlike, "fifo": memorybank.Oldest, "uniform": memorybank.Evenly, "penalty": memorybank.LeastPenalty,
+}
+
 // strategies is every way to remember. What an option's default is good for says memorybank.
 var strategies = []strategy{
 	{
 		name: "flash", what: "spans of time with averaged pictures, and whole pictures of the longest (Flash-VStream 2025)",
 		options: []option{
-			count("synopsis", 64, 1, 4096, "spans kept"),
-			count("detail", 8, 0, 256, "whole pictures shown"),
+			count("synopsis", 64, 1, 4096, "spans kept").asReleased(60),
+			count("detail", 8, 0, 256, "whole pictures shown").asReleased(30),
+			compat,
 		},
 		make: func(v values, _ learned) memorybank.Strategy {
-			return memorybank.Flash{Synopsis: v.int("synopsis"), Detail: v.orNone("detail")}
+			return memorybank.Flash{Synopsis: v.int("synopsis"), Detail: v.orNone("detail"), Compat: v.bool("compat")}
 		},
 	},
 	{
@@ -78,6 +105,42 @@ var strategies = []strategy{
 		},
 		make: func(v values, _ learned) memorybank.Strategy {
 			return memorybank.Composite{Past: v.int("past"), Unit: v.orNone("unit"), Recent: v.orNone("recent"), Tokens: v.int("tokens")}
+		},
+	},
+	{
+		name: "pyramid", what: "pictures in three lists, coarser with every list (VideoChat-Online)",
+		options: []option{
+			list("capacity", []int{4, 16, 64}, 1<<16, "pictures in each list, finest first").asReleased([]int{1024, 1024, 1024}),
+			list("every", []int{8, 4, 1}, 1<<16, "of so many pictures one goes to each list; 0: none"),
+			{name: "evict", what: "which picture a full list gives up", def: "similarity", names: slices.Sorted(maps.Keys(evictions))},
+			compat,
+		},
+		make: func(v values, _ learned) memorybank.Strategy {
+			return memorybank.Pyramid{Capacity: v.three("capacity"), Every: v.three("every"), Evict: evictions[v.string("evict")], Compat: v.bool("compat")}
+		},
+	},
+	{
+		name: "forest", what: "the last seconds, and events that merge under a quota (StreamForest)",
+		options: []option{
+			count("events", 35, 1, 1<<16, "pictures of events kept"),
+			segmenterOption("dips", "what an event is"),
+		},
+		make: func(v values, _ learned) memorybank.Strategy {
+			return memorybank.Forest{Events: v.int("events"), Segment: segmenters[v.string("segment")]}
+		},
+	},
+	{
+		name: "star", what: "spatial, temporal, abstract and retrieved memory (Flash-VStream 2024)",
+		options: []option{
+			count("temporal", 25, 1, 1024, "clusters of pictures"),
+			count("abstract", 25, 0, 100, "slots that attention writes to"),
+			count("retrieved", 3, 0, 256, "whole pictures of the past shown"),
+			{name: "rate", what: "of a slot's change", def: .2, least: .001, most: 1},
+			compat,
+		},
+		make: func(v values, _ learned) memorybank.Strategy {
+			return memorybank.Star{Temporal: v.int("temporal"), Abstract: v.orNone("abstract"), Retrieved: v.orNone("retrieved"),
+				Rate: float32(v["rate"].(float64)), Compat: v.bool("compat")}
 		},
 	},
 	{
@@ -128,7 +191,7 @@ var strategies = []strategy{
 var segmenters = map[string]memorybank.Segmenter{"clips": memorybank.Clips{}, "dips": memorybank.Dips{}, "scenes": memorybank.SceneTilling{}}
 
 func segmenterOption(def, what string) option {
-	return option{name: "segment", what: what + ": clips of 16 pictures, dips of likeness, or scenes between its valleys", def: def, names: slices.Sorted(maps.Keys(segmenters))}
+	return option{name: "segment", what: what + ": 16 pictures (clips), up to a dip of likeness (dips), or between its valleys (scenes)", def: def, names: slices.Sorted(maps.Keys(segmenters))}
 }
 
 func strategyNames() []string {
@@ -172,6 +235,11 @@ func (m MemoryConfig) find() (*strategy, values, error) {
 			return nil, nil, &optionError{key, fmt.Sprintf("%s of %s: %v", key, name, err)}
 		}
 		v[key] = x
+	}
+	for _, o := range s.options {
+		if _, given := m.Options[o.name]; !given && o.released != nil && v["compat"] == true {
+			v[o.name] = o.released
+		}
 	}
 	return s, v, nil
 }
@@ -295,7 +363,7 @@ func (c MemoryConfig) over(d MemoryConfig) MemoryConfig {
 	return merged
 }
 
-// String is the strategy with all its options.
+// String is the strategy with all its options; of those that are true or false, the true ones.
 func (c MemoryConfig) String() string {
 	s, v, err := c.find()
 	if err != nil {
@@ -303,16 +371,28 @@ func (c MemoryConfig) String() string {
 	}
 	var parts []string
 	for _, o := range s.options {
-		parts = append(parts, o.name+" "+shown(v[o.name]))
+		switch x := v[o.name]; x {
+		case false:
+		case true:
+			parts = append(parts, o.name)
+		default:
+			parts = append(parts, o.name+" "+shown(x))
+		}
 	}
 	return fmt.Sprintf("%s (%s)", s.name, strings.Join(parts, ", "))
 }
 
-// spec is the strategy as a command line names it: with those options that were given.
+// spec is the strategy as a command line names it: with those options that were given, in the table's order.
 func (c MemoryConfig) spec() string {
 	spec, sep := first(c.Strategy, defaultStrategy), ":"
-	for _, key := range slices.Sorted(maps.Keys(c.Options)) {
-		spec, sep = spec+sep+key+"="+shown(c.Options[key]), ","
+	s, _, err := c.find()
+	if err != nil {
+		return spec
+	}
+	for _, o := range s.options {
+		if x, given := c.Options[o.name]; given {
+			spec, sep = spec+sep+o.name+"="+shown(x), ","
+		}
 	}
 	return spec
 }
@@ -336,7 +416,7 @@ func parseStrategies(text string) ([]MemoryConfig, error) {
 		name, option, hasOption := strings.Cut(strings.TrimSpace(part), ":")
 		if i := strings.IndexAny(part, ":="); i >= 0 && part[i] == '=' {
 			option, hasOption = strings.TrimSpace(part), true
-			if len(list) == 0 {
+			if len(list) == 0 || list[len(list)-1].Options == nil {
 				return nil, fmt.Errorf("the option %s belongs to no strategy: write name:%s", option, option)
 			}
 		} else {
@@ -408,6 +488,7 @@ type optionDoc struct {
 	Name    string   `json:"name"`
 	What    string   `json:"what"`
 	Default any      `json:"default"`
+	Compat  any      `json:"default_with_compat,omitempty"`
 	Least   *float64 `json:"least,omitempty"`
 	Most    *float64 `json:"most,omitempty"`
 	Values  []string `json:"values,omitempty"`
@@ -419,7 +500,7 @@ func (c *listStrategiesCmd) Run(a *app) error {
 		for _, s := range strategies {
 			d := strategyDoc{Name: s.name, What: s.what, Learned: s.learned, Options: []optionDoc{}}
 			for _, o := range s.options {
-				od := optionDoc{Name: o.name, What: o.what, Default: o.def, Values: o.names}
+				od := optionDoc{Name: o.name, What: o.what, Default: o.def, Compat: o.released, Values: o.names}
 				if o.least != o.most {
 					od.Least, od.Most = &o.least, &o.most
 				}
@@ -436,7 +517,11 @@ func (c *listStrategiesCmd) Run(a *app) error {
 		}
 		fmt.Fprintf(a.out, "%-12s %s\n", s.name, what)
 		for _, o := range s.options {
-			fmt.Fprintf(a.out, "  %-10s %s (%s; %s)\n", o.name, o.what, shown(o.def), o.allowed())
+			def := shown(o.def)
+			if o.released != nil {
+				def += ", with compat " + shown(o.released)
+			}
+			fmt.Fprintf(a.out, "  %-10s %s (%s; %s)\n", o.name, o.what, def, o.allowed())
 		}
 	}
 	return nil

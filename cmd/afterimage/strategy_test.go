@@ -31,8 +31,8 @@ func TestParseStrategies(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, []MemoryConfig{m}, again)
 	}
-	assert.Equal(t, []string{"flash:detail=4,synopsis=28", "recent", "reservoir:even=true,seed=7", "composite"}, specs)
-	assert.Equal(t, "reservoir (frames 16, seed 7, even true)", list[2].String())
+	assert.Equal(t, []string{"flash:synopsis=28,detail=4", "recent", "reservoir:seed=7,even=true", "composite"}, specs)
+	assert.Equal(t, "reservoir (frames 16, seed 7, even)", list[2].String())
 
 	for text, want := range map[string]string{
 		"":                            "a name is missing; want flash, ",
@@ -45,7 +45,7 @@ func TestParseStrategies(t *testing.T) {
 		"flash:synopsis=0":            "synopsis of flash: want a number of 1 to 4096",
 		"flash:synopsis=3,synopsis=4": "the option synopsis of flash is given twice",
 		"recent:synopsis=3":           "the memory strategy recent has no option synopsis; it has frames (synopsis belongs to flash)",
-		"recent,lru=3":                "the memory strategy recent has no option lru; it has frames",
+		"recent:lru=3":                "the memory strategy recent has no option lru; it has frames",
 		"reservoir:even=yes":          "even of reservoir: want true or false",
 	} {
 		_, err := parseStrategies(text)
@@ -79,7 +79,7 @@ func TestEveryStrategyOfTheTable(t *testing.T) {
 		for _, c := range configs {
 			strategy, err := c.open(&machine{}, quiet)
 			require.NoError(t, err)
-			useStrategy(t, fmt.Sprintf("%s %v", s.name, c.Options), strategy)
+			useStrategy(t, fmt.Sprintf("%s %v", s.name, c.Options), strategy, c.Options["compat"] != true)
 		}
 	}
 	assert.True(t, seen[defaultStrategy])
@@ -107,7 +107,7 @@ func extremes(o option) []any {
 	return out
 }
 
-func useStrategy(t *testing.T, name string, s memorybank.Strategy) {
+func useStrategy(t *testing.T, name string, s memorybank.Strategy, showsNewest bool) {
 	t.Helper()
 	const h, w, dim = 4, 8, 4
 	r := rand.New(rand.NewPCG(1, 2))
@@ -132,6 +132,9 @@ func useStrategy(t *testing.T, name string, s memorybank.Strategy) {
 				}
 				if budget > 0 {
 					require.LessOrEqual(t, rows, budget, name)
+				}
+				if !showsNewest { // released code may leave it out
+					continue
 				}
 				require.Equal(t, budget == 0 || budget >= h*w, newest, "%s: the newest frame, with a budget of %d", name, budget)
 			}

@@ -80,16 +80,8 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 	s.Supervisor = ingest.Supervise(open, ingest.Options{Live: live, StallTimeout: time.Duration(c.StallTimeout), Log: log})
 	s.Session = qa.NewSession(s.bank, m.share(), s.Supervisor, now)
 	s.Session.Query, s.Session.VisualTokens = m.query(log), c.VisualTokens
+	s.Session.Warn = func(err error) { log.Warn("a question was answered without all that is remembered", "err", err) }
 	return s, nil
-}
-
-// Ask answers q, and logs what had to be done without.
-func (s *stream) Ask(ctx context.Context, q qa.Question, emit func(string) error) (qa.Answer, error) {
-	answer, err := s.Session.Ask(ctx, q, emit)
-	if note := answer.Evidence.Note; note != "" {
-		s.log.Warn("a question was answered without all that is remembered", "note", note)
-	}
-	return answer, err
 }
 
 // end is the wall clock's time of the newest frame in memory.

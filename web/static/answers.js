@@ -152,6 +152,9 @@ function timeline(ev, items) {
 function freshness(ev) {
   if (!ev.as_of) return "Nothing was seen yet";
   const parts = [`As of ${clock(ev.as_of)}`, ev.lag_ms < 1000 ? `${ev.lag_ms} ms behind` : `${duration(ev.lag_ms)} behind`];
+  if (ev.focus) parts.push(`asked about ${span(ev.focus.from, ev.focus.to, ev.as_of)}`);
+  if (ev.prefer) parts.push(`the ${ev.prefer} of what fits`);
+  if (ev.note) parts.push(ev.note);
   if (ev.stream_state && ev.stream_state !== "live") parts.push(`camera ${ev.stream_state}`);
   const c = ev.coverage;
   if (!c.length) parts.push("nothing watched yet");
