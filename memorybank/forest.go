@@ -114,24 +114,24 @@ func leastPenalty(pictures []Entry, frames float64) (from, middle, to int) {
 	var events []event
 	for i, seen := 0, 0.0; i < len(pictures); {
 		n, weight := eventLength(pictures[i:]), 0.0
-		for _, p := range pictures[i : i+n] {
-			weight += float64(p.Weight)
+		for k := range n {
+			weight += float64(pictures[i+k].Weight)
 		}
 		events = append(events, event{i, seen + weight/2})
 		seen, i = seen+weight, i+n
 	}
-	events = append(events, event{at: len(pictures)})
+	events = append(events, event{at: len(pictures)}) // where the last one ends
 	if len(events) == 2 {
 		return 0, len(pictures), len(pictures)
 	}
 	most := 0.0
 	for k := range len(events) - 2 {
-		most = max(most, merges(pictures[events[k].at], pictures[events[k+1].at]))
+		most = max(most, merges(&pictures[events[k].at], &pictures[events[k+1].at]))
 	}
 	best, least := 0, math.Inf(1)
 	for k := range len(events) - 2 {
 		a, b := events[k], events[k+1]
-		p := penalty(pictures[b.at].ward, (a.middle+b.middle)/2/frames, merges(pictures[a.at], pictures[b.at])/most)
+		p := penalty(pictures[b.at].ward, (a.middle+b.middle)/2/frames, merges(&pictures[a.at], &pictures[b.at])/most)
 		if p < least {
 			best, least = k, p
 		}

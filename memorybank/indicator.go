@@ -68,15 +68,16 @@ func (i Indicator) Cosine(unit []float32) float64 {
 		return -1
 	}
 	var s0, s1, s2, s3 float32
-	k := 0
-	for c := i.codes; k+4 <= len(unit); k += 4 {
-		s0 += fromE4M3[c[k]] * unit[k]
-		s1 += fromE4M3[c[k+1]] * unit[k+1]
-		s2 += fromE4M3[c[k+2]] * unit[k+2]
-		s3 += fromE4M3[c[k+3]] * unit[k+3]
+	c := i.codes
+	for len(c) >= 4 && len(unit) >= 4 { // written so that no index needs to be checked
+		s0 += fromE4M3[c[0]] * unit[0]
+		s1 += fromE4M3[c[1]] * unit[1]
+		s2 += fromE4M3[c[2]] * unit[2]
+		s3 += fromE4M3[c[3]] * unit[3]
+		c, unit = c[4:], unit[4:]
 	}
-	for ; k < len(unit); k++ {
-		s0 += fromE4M3[i.codes[k]] * unit[k]
+	for k, u := range unit {
+		s0 += fromE4M3[c[k]] * u
 	}
 	return float64((s0 + s1 + s2 + s3) * i.inv)
 }

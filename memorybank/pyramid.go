@@ -139,10 +139,11 @@ func (p Pyramid) Update(old []Entry, e Entry) []Entry {
 
 // listLength counts the entries at the beginning that are of list l.
 func listLength(entries []Entry, l int) int {
-	if i := slices.IndexFunc(entries, func(e Entry) bool { return int(e.part) != l }); i >= 0 {
-		return i
+	n := 0
+	for n < len(entries) && int(entries[n].part) == l {
+		n++
 	}
-	return len(entries)
+	return n
 }
 
 // demoted returns a frame as the next list holds it.
@@ -227,14 +228,16 @@ func (s *pyramidLists) victim(list []Entry) int {
 			offer(i, float64(list[i+1].At-list[i-1].At))
 		}
 	case LeastPenalty:
+		pairs := make([]struct{ frames, merges float64 }, max(len(list)-1, 0))
 		most := 0.0
-		for i := range len(list) - 1 {
-			most = max(most, merges(list[i], list[i+1]))
+		for i := range pairs {
+			a, b := &list[i], &list[i+1]
+			pairs[i].frames = (float64(a.ID/idStep-1) + float64(b.ID/idStep-1)) / 2
+			pairs[i].merges = merges(a, b)
+			most = max(most, pairs[i].merges)
 		}
-		for i := range len(list) - 1 {
-			a, b := list[i], list[i+1]
-			at := (float64(frameNumber(a)) + float64(frameNumber(b))) / 2 / s.frames
-			offer(i, penalty(b.ward, at, merges(a, b)/most))
+		for i, p := range pairs {
+			offer(i, penalty(list[i+1].ward, p.frames/s.frames, p.merges/most))
 		}
 	default:
 		for i := range len(list) - 1 {
@@ -248,31 +251,43 @@ func (s *pyramidLists) victim(list []Entry) int {
 func penalty(unlike, time, merges float64) float64 { return 0.4*unlike + 0.2*time + 0.4*merges }
 
 // merges is the mean of how many entries a and b are made of, or stand for.
-func merges(a, b Entry) float64 { return (float64(a.merges) + float64(b.merges) + 2) / 2 }
+func merges(a, b *Entry) float64 { return (float64(a.merges) + float64(b.merges) + 2) / 2 }
 
 // Select implements Strategy: everything in time order, Detail what is on the encoder's grid; the newest frame last as Newest.
 func (p Pyramid) Select(s *Snapshot, query []float32, budget int) []Entry {
 	left := newBudget(budget)
-	entries := p.inTime(s.Entries)
-	newest := s.Newest
-	k := len(entries) - 1
-	held := k >= 0 && !before(entries[k], newest) && newest.Tokens.Rows > 0
-	if p.Compat && held {
-		newest = entries[k]
+	newest, at := s.Newest, -1 // where the bank holds the newest frame
+	for i := range s.Entries {
+		if newest.Tokens.Rows > 0 && s.Entries[i].ID/idStep == newest.ID/idStep {
+			at = i
+		}
 	}
-	show := newest.Tokens.Rows > 0 && !(p.Compat && !held) && left.take(newest)
-	if show && held {
-		entries = entries[:k]
+	if p.Compat && at >= 0 {
+		newest = s.Entries[at]
 	}
-	shown := choose(s, entries, query, &left)
+	show := newest.Tokens.Rows > 0 && !(p.Compat && at < 0) && left.take(newest)
+	if !show {
+		at = -1
+	}
+	entries := s.Entries
+	if left.unlimited || !answerable(entries, query) { // to spread evenly over it, or to show it all
+		entries = p.inTime(entries, at)
+		at = -1
+	}
+	shown := slices.Clone(chooseBut(s, entries, at, query, &left))
+	slices.SortFunc(shown, func(a, b Entry) int { return cmp.Compare(a.ID, b.ID) })
 	if show {
-		shown = append(shown[:len(shown):len(shown)], newest)
+		shown = append(shown, newest)
 	}
 	return shown
 }
 
-// inTime merges the lists.
-func (p Pyramid) inTime(entries []Entry) []Entry {
+// inTime merges the lists, but for the entry at place but.
+func (p Pyramid) inTime(entries []Entry, but int) []Entry {
+	var id uint64
+	if but >= 0 {
+		id = entries[but].ID
+	}
 	var lists [pyramidLevels][]Entry
 	rest := entries
 	for l := range lists {
@@ -287,14 +302,16 @@ func (p Pyramid) inTime(entries []Entry) []Entry {
 	for {
 		first := -1
 		for l, list := range lists {
-			if len(list) > 0 && (first < 0 || before(list[0], lists[first][0])) {
+			if len(list) > 0 && (first < 0 || list[0].ID < lists[first][0].ID) {
 				first = l
 			}
 		}
 		if first < 0 {
 			return out
 		}
-		out = append(out, lists[first][0])
+		if lists[first][0].ID != id {
+			out = append(out, lists[first][0])
+		}
 		lists[first] = lists[first][1:]
 	}
 }
