@@ -1,16 +1,21 @@
 package main
 
 import (
+	"context"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"afterimage/ingest"
 	"afterimage/internal/compute"
 	"afterimage/llm"
+	"afterimage/memorybank"
 	"afterimage/qa"
 )
 
@@ -65,3 +70,63 @@ func TestModelWithoutLearnedMemory(t *testing.T) {
 	_, ok := qa.Encoder(m.encoder).(qa.Indicator)
 	assert.False(t, ok)
 }
+
+// What KeepWarm showed the engine is there when a question comes, whatever the question selects.
+func TestWarmMemoryIsFound(t *testing.T) {
+	m, err := loadMachine(&app{Settings: Settings{Model: addRandomRecall(t, randomModel(t)), Device: "cpu"}, log: quiet}, place{})
+	require.NoError(t, err)
+	defer m.close(quiet)
+	epoch := time.Date(2026, 5, 2, 10, 0, 0, 0, time.UTC)
+	for _, memory := range []MemoryConfig{{Strategy: "composite", Options: map[string]any{"unit": 4, "past": 60}}, {Strategy: "flash"}} {
+		strategy, err := memory.open(m, quiet)
+		require.NoError(t, err)
+		bank := memorybank.New(epoch, strategy)
+		r := rand.New(rand.NewPCG(3, 4))
+		for i := range 80 {
+			rows := compute.NewMatrix(32, 384)
+			for j := range rows.Data {
+				rows.Data[j] = r.Float32() - .5
+			}
+			bank.Add(memorybank.Entry{At: time.Duration(i) * time.Second, Grid: memorybank.Grid{H: 4, W: 8}, Tokens: rows,
+				Indicator: memorybank.NewIndicator(m.encoder.(qa.Indicator).Indicate(rows))})
+		}
+		watched := ingest.NewCoverage(0, 0)
+		model := &warmed{Model: m.share(), done: make(chan struct{}, 1)}
+		s := qa.NewSession(bank, model, watchedThen{watched}, func() time.Time { return epoch.Add(80 * time.Second) })
+		s.Query, s.VisualTokens = m.query(quiet), 300
+		ctx, cancel := context.WithCancel(t.Context())
+		warm := make(chan error)
+		go func() { warm <- s.KeepWarm(ctx, 0) }()
+		<-model.done
+		rows := 0
+		for _, e := range bank.Snapshot().Prefix(300) {
+			if memory.Strategy != "flash" || e.Role == memorybank.Detail { // Flash selects its synopsis by the question
+				rows += e.Tokens.Rows
+			}
+		}
+		require.Greater(t, rows, 50, memory)
+		a, err := s.Ask(t.Context(), qa.Question{Text: "What was the first thing that came?", MaxTokens: 1}, nil)
+		require.NoError(t, err)
+		assert.LessOrEqual(t, a.Stats.VisualTokens, 300)
+		assert.GreaterOrEqual(t, a.Stats.CachedTokens, rows, "%v: of %d rows shown ahead", memory, rows)
+		cancel()
+		require.ErrorIs(t, <-warm, context.Canceled)
+	}
+}
+
+// warmed is a model that says when it was warmed.
+type warmed struct {
+	qa.Model
+	done chan struct{}
+}
+
+func (w *warmed) Warm(ctx context.Context, p llm.Prompt) error {
+	err := w.Model.(qa.Warmer).Warm(ctx, p)
+	w.done <- struct{}{}
+	return err
+}
+
+type watchedThen struct{ coverage *ingest.Coverage }
+
+func (w watchedThen) Status() ingest.Status      { return ingest.Status{State: ingest.Live} }
+func (w watchedThen) Coverage() *ingest.Coverage { return w.coverage }
