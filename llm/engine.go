@@ -293,6 +293,11 @@ func (e *Engine) Warm(ctx context.Context, p Prompt) error {
 	return nil
 }
 
+// Forget drops all K/V that was computed from visual parts whose IDs match, or after such a part, and returns when none of it can be found
+// again. Prompts that have such parts and were given before go on, and what they compute is dropped when they end. The rows lie in device
+// memory, unreachable, until their pages are used for others. match is called on another goroutine.
+func (e *Engine) Forget(match func(id uint64) bool) { e.s.forget(match) }
+
 func failed(op string, err error) error {
 	if errors.Is(err, ErrClosed) {
 		return err // says all there is to say

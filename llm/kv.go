@@ -22,6 +22,20 @@ func common(a, b []key) int {
 	return n
 }
 
+// anyVisual reports whether one of the rows is of a visual part that matches.
+func anyVisual(keys []key, match func(visual uint64) bool) bool {
+	last := uint64(0) // rows of a part follow each other
+	for _, k := range keys {
+		if k.of == 0 || k.visual == last {
+			continue
+		}
+		if last = k.visual; match(last) {
+			return true
+		}
+	}
+	return false
+}
+
 // kv is one sequence's K/V: which pages hold its rows. Its first pages may be shared with others, all after them are its own. Owned
 // by the scheduler's goroutine.
 type kv struct {
@@ -32,6 +46,7 @@ type kv struct {
 	path     []*node // the tree's nodes of the first pages, in use by this sequence
 	reserved int     // pages it may still take
 	private  bool    // a row that is nobody's went by: what follows is never found again
+	forgot   bool    // some of its rows are to be forgotten: nothing of it is published any more
 }
 
 // open begins a sequence that is to become want and at most rows rows long. It shares the pages that hold its beginning; at least
@@ -102,7 +117,7 @@ func (s *kv) adopt(want []key) bool {
 // tree holds the same already, this sequence goes on with its own page, so that what others do never changes its rows.
 func (s *kv) add(keys ...key) {
 	s.keys = append(s.keys, keys...)
-	for at := len(s.path) * pageRows; !s.private && at+pageRows <= len(s.keys); at += pageRows {
+	for at := len(s.path) * pageRows; !s.private && !s.forgot && at+pageRows <= len(s.keys); at += pageRows {
 		rows := s.keys[at : at+pageRows]
 		if s.private = findable(rows) < pageRows; s.private {
 			return
@@ -141,6 +156,10 @@ func (s *kv) last() *node {
 
 // close gives the pages back; what may be found again stays in the tree until its pages are needed.
 func (s *kv) close() {
+	if s.forgot {
+		s.drop()
+		return
+	}
 	rest := s.keys[len(s.path)*pageRows:]
 	if rest = rest[:findable(rest[:min(len(rest), pageRows)])]; len(rest) > 0 {
 		s.publish(rest)

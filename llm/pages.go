@@ -34,6 +34,7 @@ type node struct {
 	users    int    // open sequences
 	left     uint64 // when the last user left, by the pool's clock
 	at       int    // in idle, -1 when not there
+	dead     bool   // forgotten while in use: never found again, freed by its last user
 }
 
 func newPool(pages int) *pool {
@@ -63,7 +64,7 @@ func (p *pool) find(want []key) (path []*node, partial *node, n int) {
 		var best *node
 		longest := 0
 		for _, c := range at.children {
-			if l := common(c.keys, want); l > longest {
+			if l := common(c.keys, want); l > longest && !c.dead {
 				best, longest = c, l
 			}
 		}
@@ -77,7 +78,7 @@ func (p *pool) find(want []key) (path []*node, partial *node, n int) {
 // whole returns the child of a node that holds just these keys of a full page, or nil.
 func (p *pool) whole(at *node, keys []key) *node {
 	for _, c := range at.children {
-		if common(c.keys, keys) == pageRows {
+		if common(c.keys, keys) == pageRows && !c.dead {
 			return c
 		}
 	}
@@ -89,6 +90,7 @@ func (p *pool) whole(at *node, keys []key) *node {
 func (p *pool) insert(under *node, keys []key, page int32) (nd *node, fresh bool) {
 	for _, c := range slices.Clone(under.children) {
 		switch n := common(c.keys, keys); {
+		case c.dead:
 		case n == len(keys):
 			return c, false
 		case n == len(c.keys) && c.users == 0: // shorter, so without children
@@ -120,7 +122,37 @@ func (p *pool) use(nd *node) {
 func (p *pool) leave(nd *node) {
 	if nd.users--; nd.users == 0 {
 		p.unused++
+		if nd.dead {
+			p.bury(nd)
+			return
+		}
 		p.rest(nd)
+	}
+}
+
+// forget takes every node out whose rows, or rows before them, were computed from visual parts that match. What is in use goes with its
+// last user and is not found until then.
+func (p *pool) forget(match func(visual uint64) bool) {
+	var walk func(nd *node, follows bool)
+	walk = func(nd *node, follows bool) {
+		for _, c := range slices.Clone(nd.children) {
+			gone := follows || anyVisual(c.keys, match)
+			walk(c, gone)
+			if c.dead = c.dead || gone; gone {
+				p.bury(c)
+			}
+		}
+	}
+	walk(&p.root, false)
+}
+
+// bury frees a dead node that has no users and children any more, and then its parents likewise.
+func (p *pool) bury(nd *node) {
+	for nd.dead && nd.users == 0 && len(nd.children) == 0 {
+		up := nd.parent
+		p.remove(nd)
+		p.free = append(p.free, nd.page)
+		nd = up
 	}
 }
 

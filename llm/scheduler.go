@@ -42,7 +42,8 @@ type scheduler struct {
 	mu       sync.Mutex
 	waiting  queue
 	warming  []*request // waiting too, in order
-	closed   error      // why nothing is accepted any more
+	forgets  []forgetting
+	closed   error // why nothing is accepted any more
 	counters Counters
 
 	// The goroutine's own.
@@ -101,6 +102,45 @@ func (s *scheduler) withdraw(r *request) {
 	s.nudge()
 }
 
+// forgetting is what Forget asks the goroutine for.
+type forgetting struct {
+	match func(visual uint64) bool
+	done  chan struct{}
+}
+
+// forget has everything dropped that was computed from visual parts that match, and waits for that.
+func (s *scheduler) forget(match func(visual uint64) bool) {
+	f := forgetting{match, make(chan struct{})}
+	s.mu.Lock()
+	s.forgets = append(s.forgets, f)
+	s.mu.Unlock()
+	s.nudge()
+	select {
+	case <-f.done:
+	case <-s.done: // it holds nothing any more
+	}
+}
+
+// forgetAll does what was asked for. Requests that have such rows go on, but leave nothing behind.
+func (s *scheduler) forgetAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.forgets {
+		requests := append(append(append([]*request(nil), s.active...), s.warming...), s.waiting.all()...)
+		if s.warm != nil {
+			requests = append(requests, s.warm)
+		}
+		for _, r := range requests {
+			if r.forgot = r.forgot || anyVisual(r.seq.keys, f.match); r.forgot && r.kv != nil {
+				r.kv.forgot = true
+			}
+		}
+		s.pool.forget(f.match)
+		close(f.done)
+	}
+	s.forgets = nil
+}
+
 func (s *scheduler) nudge() {
 	select {
 	case s.wake <- struct{}{}:
@@ -137,6 +177,7 @@ func (s *scheduler) run() {
 // admit waits until there is something to run; false means that the engine is closed.
 func (s *scheduler) admit() bool {
 	for s.life.Err() == nil {
+		s.forgetAll()
 		for _, r := range append(s.riders[:0], s.active...) {
 			if err := r.ended(); err != nil {
 				s.finish(r, "", err)
@@ -211,6 +252,7 @@ func (s *scheduler) admitWarm() {
 // begin gives an admitted request its K/V.
 func (s *scheduler) begin(r *request, kv *kv, copied [2]int32) {
 	r.kv, r.cached = kv, len(kv.keys)
+	kv.forgot = r.forgot
 	if r.started.IsZero() {
 		r.started = time.Now()
 	}
@@ -335,13 +377,13 @@ func (s *scheduler) finish(r *request, finish string, err error) {
 	if r.kv != nil {
 		r.kv.close()
 	}
-	s.forget(r)
+	s.leave(r)
 	s.count() // whoever has its answer finds it counted
 	r.close(finish, err)
 }
 
-// forget takes a request from those under way.
-func (s *scheduler) forget(r *request) {
+// leave takes a request from those under way.
+func (s *scheduler) leave(r *request) {
 	if s.warm == r {
 		s.warm = nil
 	}
@@ -360,7 +402,7 @@ func (s *scheduler) fail(riders []*request, err error) {
 	}
 	for _, r := range append([]*request(nil), riders...) {
 		r.kv.drop()
-		s.forget(r)
+		s.leave(r)
 		s.count()
 		r.close("", err)
 	}
@@ -492,6 +534,14 @@ func (q *queue) remove(r *request) bool {
 		return true
 	}
 	return false
+}
+
+// all lists all, in no order.
+func (q *queue) all() (all []*request) {
+	for _, list := range q.by {
+		all = append(all, list...)
+	}
+	return all
 }
 
 // drain takes all out.

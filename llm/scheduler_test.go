@@ -271,6 +271,51 @@ func TestWarmYields(t *testing.T) {
 	assert.Equal(t, 512, s.CachedTokens, "what was done is kept")
 }
 
+// TestForget: what was computed from a picture, or behind it, is not found again, whoever is being answered from it meanwhile.
+func TestForget(t *testing.T) {
+	f := newFake(t, 64)
+	e := fakeEngine(t, f, nil, 2000, 0)
+	e.eos = nil
+	picture := func(id uint64) Part { return Part{Visual: noise(100, e.Dim()), ID: id} }
+	with := func(id uint64, last int32) Prompt {
+		return Prompt{{Tokens: ramp(1, 70)}, picture(5), picture(id), {Tokens: ramp(3, 90)}, {Tokens: []int32{last}}}
+	}
+	cached := func(p Prompt) int {
+		_, _, s := answer(t, e, p, Options{MaxTokens: 2})
+		return s.CachedTokens
+	}
+	cached(with(6, 1))
+	cached(with(7, 1))
+	require.Equal(t, 360, cached(with(6, 2)))
+	e.Forget(func(id uint64) bool { return id == 6 })
+	assert.Equal(t, 170, cached(with(6, 2)), "what was before it")
+	e.Forget(func(id uint64) bool { return id == 6 })
+	assert.Equal(t, 360, cached(with(7, 2)), "another picture's rows stay")
+
+	// One is under way, one waits, one warms: all get their answers and leave nothing of it.
+	g := f.hold()
+	var all sync.WaitGroup
+	for i := range int32(f.limits.Segments + 3) {
+		all.Go(func() { answer(t, e, with(6, 1+i), Options{MaxTokens: 4}) })
+	}
+	leave := <-g
+	until(func() bool { return e.Counters().Waiting > 0 })
+	all.Go(func() { assert.NoError(t, e.Warm(t.Context(), with(6, 3))) })
+	until(func() bool { e.s.mu.Lock(); defer e.s.mu.Unlock(); return len(e.s.warming) > 0 })
+	forgot := make(chan struct{})
+	go func() { e.Forget(func(id uint64) bool { return id == 6 }); close(forgot) }()
+	until(func() bool { e.s.mu.Lock(); defer e.s.mu.Unlock(); return len(e.s.forgets) > 0 })
+	close(leave)
+	stop := g.open()
+	<-forgot
+	all.Wait()
+	stop()
+	f.before = nil
+	assert.Equal(t, 170, cached(with(6, 4)))
+	require.NoError(t, e.Close())
+	e.Forget(func(uint64) bool { return true })
+}
+
 func TestDecoderErrors(t *testing.T) {
 	boom := errors.New("boom")
 	f := newFake(t, 16)
@@ -356,6 +401,12 @@ func TestPoolAtRandom(t *testing.T) {
 		const pages = 12
 		p := newPool(pages)
 		content := make([][]key, pages) // what a device would hold
+		var forgettable []key
+		for j := range int32(100) {
+			if forgettable = append(forgettable, key{row: 100 + j}); j > 50 {
+				forgettable[j] = key{visual: 7, row: j, of: 200}
+			}
+		}
 		var open []*kv
 		var wants [][]key
 		check := func() {
@@ -403,6 +454,15 @@ func TestPoolAtRandom(t *testing.T) {
 		}
 		for range 150 {
 			switch i := rng.IntN(4); {
+			case rng.IntN(20) == 0:
+				seven := func(id uint64) bool { return id == 7 }
+				for i, s := range open {
+					s.forgot = s.forgot || anyVisual(wants[i], seven)
+				}
+				p.forget(seven)
+				path, _, n := p.find(forgettable)
+				require.Empty(t, path)
+				require.LessOrEqual(t, n, 51, "the rows before the picture")
 			case i == 0 || len(open) == 0:
 				var want []key
 				for range 1 + rng.IntN(3) {
@@ -411,6 +471,9 @@ func TestPoolAtRandom(t *testing.T) {
 						k := key{row: kind*100 + j}
 						if kind == 2 && j == 70 {
 							k = key{of: 5} // nobody's
+						}
+						if kind == 1 && j > 50 {
+							k = key{visual: 7, row: j, of: 200}
 						}
 						want = append(want, k)
 					}

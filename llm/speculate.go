@@ -32,8 +32,9 @@ type request struct {
 	seed   uint64
 
 	// The scheduler's goroutine owns these until out is closed.
-	kv                          *kv // nil while waiting
-	cached                      int // rows of the prompt that were there
+	kv                          *kv  // nil while waiting
+	forgot                      bool // its rows are not to be found by others
+	cached                      int  // rows of the prompt that were there
 	committed                   []int32
 	generated, drafted, accepts int
 	segment                     compute.Segment // of the pass under way

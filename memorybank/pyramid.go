@@ -36,7 +36,7 @@ import (
 // With a budget below the bank's size, the newest frame comes first, then frames at the levels they have: those nearest to the question, or
 // spread evenly where there is no query. The paper has neither.
 type Pyramid struct {
-	Capacity [3]int // frames in each list, finest first; all zero: 4, 16, 64; below 0 is 0
+	Capacity [3]int // frames in each list, finest first; all zero: 4, 16, 64, or 2, 2, 12 with Compat; below 0 is 0
 	Every    [3]int // which frames go to which list; all zero: 8, 4, 1; 0 or below: none
 	Evict    Evict  // how a full list chooses; MostAlike
 	Compat   bool   // the released code's rules
@@ -74,8 +74,11 @@ const compatMost = 1024
 
 func (p Pyramid) sizes() (capacity, every [pyramidLevels]int) {
 	capacity, every = p.Capacity, p.Every
-	if capacity == [pyramidLevels]int{} && !p.Compat {
+	if capacity == [pyramidLevels]int{} {
 		capacity = [...]int{4, 16, 64}
+		if p.Compat {
+			capacity = [...]int{2, 2, 12}
+		}
 	}
 	if every == [pyramidLevels]int{} {
 		every = [...]int{8, 4, 1}

@@ -14,6 +14,7 @@ import (
 
 	"afterimage/internal/compute"
 
+	"github.com/maruel/safetensors"
 	"github.com/stretchr/testify/require"
 )
 
@@ -317,6 +318,25 @@ func checkStrategy(t *testing.T, s Strategy, snap *Snapshot, seen map[uint64]*fl
 	}
 }
 
+// checkNarrowed looks at a stretch of time.
+func checkNarrowed(t *testing.T, snap *Snapshot) {
+	part := snap.Between(snap.Now/3, snap.Now*2/3)
+	if part == nil {
+		return
+	}
+	for _, budget := range []int{0, 1, 9, 33} {
+		for _, query := range [][]float32{nil, {0.6, 0.8}} {
+			rows := 0
+			for _, e := range part.Select(query, budget) {
+				rows += e.Tokens.Rows
+			}
+			if budget > 0 {
+				require.LessOrEqual(t, rows, budget)
+			}
+		}
+	}
+}
+
 // frozen copies what a snapshot says, rows included, so that a change of it shows.
 func frozen(s *Snapshot) []Entry {
 	out := slices.Clone(s.Entries)
@@ -363,6 +383,7 @@ func play(t *testing.T, s Strategy, data []byte) {
 		if i < 5 || i == len(data)-1 || i%16 == 15 {
 			budgets = []int{0, 1, 2, 3, 4, 7, 8, 11, 31, 100, math.MaxInt}
 		}
+		checkNarrowed(t, bank.Snapshot())
 		checkStrategy(t, s, bank.Snapshot(), seen, numbers, !bytes.ContainsAny(data, "\xc8\xc9\xca"), budgets)
 	}
 }
@@ -465,6 +486,71 @@ func TestStrategiesRefuse(t *testing.T) {
 			require.ErrorContains(t, c.s.restored(entries), c.want)
 		})
 	}
+}
+
+// A file that says something else in places is refused, or goes on without harm.
+func TestStrategiesRestoreTampered(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 9))
+	refused, went := 0, 0
+	for _, s := range everyStrategy {
+		bank := New(time.Unix(0, 0).UTC(), s)
+		stream(bank, 0, 40)
+		good := saved(t, bank)
+		for range 60 {
+			file, err := safetensors.Parse(good)
+			require.NoError(t, err)
+			var h storeHeader
+			require.NoError(t, json.Unmarshal([]byte(file.Metadata["afterimage"]), &h))
+			for range 1 + r.IntN(3) {
+				i := r.IntN(len(h.Entries))
+				e, n := &h.Entries[i], r.IntN(8)
+				switch r.IntN(9) {
+				case 0:
+					e.Part = uint8(n)
+				case 1:
+					e.Seq = r.Uint64() >> (8 * n)
+				case 2:
+					e.Merges = r.Uint32() >> (4 * n)
+				case 3:
+					e.Level = uint8(n)
+				case 4:
+					e.Weight = float32(n)
+				case 5:
+					e.ID = uint64(r.IntN(1 << 14))
+				case 6:
+					e.Start, e.End = e.Start-int64(n)*1e9, e.End+int64(r.IntN(8))*1e9
+				case 7:
+					e.Exemplar = nil
+				case 8:
+					h.Entries = slices.Delete(h.Entries, i, i+1)
+				}
+				if len(h.Entries) == 0 {
+					break
+				}
+			}
+			text, err := json.Marshal(h)
+			require.NoError(t, err)
+			file.Metadata["afterimage"] = string(text)
+			var out bytes.Buffer
+			require.NoError(t, file.Serialize(&out))
+			back, err := Restore(&out, s, origin)
+			if err != nil {
+				refused++
+				continue
+			}
+			went++
+			for i := range 30 {
+				stream(back, 40+i, 41+i)
+				for _, e := range back.Snapshot().Select([]float32{0, 1, 0}, 40) {
+					require.NotZero(t, e.Tokens.Rows)
+				}
+			}
+			require.LessOrEqual(t, len(back.Snapshot().Entries), most(s)+40)
+		}
+	}
+	require.NotZero(t, refused)
+	require.NotZero(t, went)
+	t.Logf("%d refused, %d went on", refused, went)
 }
 
 func TestAttentionShapes(t *testing.T) {
