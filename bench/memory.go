@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -47,6 +48,7 @@ type MemoryOptions struct {
 	Every     int             // of so many minutes one is asked in; 0: as few as leave at most 20 moments in a stream
 	Camera    Camera          // of the simulated streams
 	Videos    []Video
+	Disk      int64  // bytes that each strategy's memory of a stream may take on disk, to read the past back from; 0: it has no disk
 	Log       string // a .jsonl with every question; also what Resume reads; "" keeps none
 	Resume    bool   // take finished streams from Log
 	// Progress is told how much of all work is done, of what Resume left over; nil: nobody is.
@@ -97,6 +99,7 @@ type memoryHead struct {
 	Budgets    string `json:"budgets"`
 	PerMinute  int    `json:"questions_per_minute"`
 	Every      int    `json:"every"`
+	Disk       int64  `json:"disk_bytes"`
 	Model      string `json:"model"`
 }
 
@@ -223,6 +226,8 @@ func (o *MemoryOptions) check(rig Rig) error {
 		return errors.New("bench: no strategies to compare")
 	case !simulated && len(o.Videos) == 0:
 		return errors.New("bench: no streams: name seeds and lengths, or videos")
+	case o.Disk != 0 && o.Disk < memorybank.MinBudget:
+		return fmt.Errorf("bench: %d bytes on disk: want at least %d", o.Disk, memorybank.MinBudget)
 	case len(o.Budgets) == 0:
 		return errors.New("bench: no budgets")
 	case slices.Min(o.Budgets) < h*w:
@@ -269,7 +274,7 @@ func (o *MemoryOptions) head(m Machine) memoryHead {
 	for _, s := range o.Subjects {
 		names = append(names, s.Name)
 	}
-	return memoryHead{"memory", strings.Join(names, " "), fmt.Sprint(o.Budgets), o.PerMinute, o.Every, m.Model + " " + m.ModelHash}
+	return memoryHead{"memory", strings.Join(names, " "), fmt.Sprint(o.Budgets), o.PerMinute, o.Every, o.Disk, m.Model + " " + m.ModelHash}
 }
 
 // EveryMinutes is the distance of the minutes in which a stream of this length is asked questions.
@@ -364,12 +369,18 @@ func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piec
 	ctx, stop := context.WithCancel(ctx)
 	watched := &simWatched{epoch: s.epoch, coverage: ingest.NewCoverage(0, 0)}
 	known := &answered{of: map[[sha256.Size]byte]*oneAnswer{}}
+	query := onceEach(m.rig.Query)
 	list := make([]*contender, len(m.o.Subjects))
 	for i, subject := range m.o.Subjects {
-		c := &contender{Subject: subject, bank: memorybank.New(s.epoch, subject.Strategy)}
+		c, forget, err := m.contend(subject, s.epoch)
+		if err != nil {
+			stop()
+			return p, errors.Join(err, src.Close())
+		}
+		defer forget()
 		model := qa.Shared(m.rig.Model, uint16(number*len(list)+i+1)) // begins again after 65,536, when the first is cached no more
 		c.session = qa.NewSession(c.bank, once{model, known}, watched, watched.now)
-		c.session.Query = m.rig.Query
+		c.session.Query = query
 		list[i] = c
 	}
 
@@ -390,6 +401,25 @@ func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piec
 		err = e
 	}
 	return p, err
+}
+
+// contend makes a strategy's memory of one stream. forget frees it.
+func (m *memoryRun) contend(s Subject, epoch time.Time) (_ *contender, forget func(), err error) {
+	if m.o.Disk == 0 || s.Name == BlindName || s.Name == NewestName {
+		return &contender{Subject: s, bank: memorybank.New(epoch, s.Strategy)}, func() {}, nil
+	}
+	dir, err := os.MkdirTemp("", "afterimage-bench-")
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := memorybank.OpenStore(dir, memorybank.StoreOptions{Strategy: s.Strategy, Epoch: epoch, Budget: m.o.Disk, Wait: true, NoSync: true})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return &contender{Subject: s, bank: store.Bank()}, func() {
+		_ = store.Close() // nobody reads it again
+		_ = os.RemoveAll(dir)
+	}, nil
 }
 
 // endSlack is how far after its last frame a stream may still be asked about: frames come every half second or so.

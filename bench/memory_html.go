@@ -122,6 +122,9 @@ func (r *MemoryReport) page() page {
 	if len(r.Videos) > 0 {
 		add("Videos", "%s", strings.Join(r.Videos, ", "))
 	}
+	if r.DiskBytes > 0 {
+		add("Disk", "each strategy had %s for a stream, to read the past back from", byteWords(float64(r.DiskBytes)))
+	}
 	add("Answers", "%d, of which %d were generated; equal prompts are asked once", r.Answers, r.Generated)
 	if r.Refused > 0 {
 		add("Without an answer", "%d, because nothing in memory fitted the budget; they count as wrong", r.Refused)

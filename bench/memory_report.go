@@ -22,6 +22,7 @@ type MemoryReport struct {
 	Videos       []string       `json:"videos"`
 	PerMinute    int            `json:"questions_per_minute"` // asked at one moment
 	EveryMinutes map[string]int `json:"every_minutes"`        // by group: how many minutes lie between moments
+	DiskBytes    int64          `json:"disk_bytes"`           // that each strategy had for a stream; 0: none
 	Questions    int            `json:"questions"`            // each asked of every strategy within every budget
 	Answers      int            `json:"answers"`
 	Generated    int            `json:"generated"` // answers that the model had to give: equal prompts are asked once
@@ -138,7 +139,7 @@ func newAverage(rates []Rate) Average {
 func compare(o MemoryOptions, groups []string, all []MemoryRecord, samples map[string][]MemorySample) *MemoryReport {
 	r := &MemoryReport{
 		Benchmark: "memory", Budgets: slices.Sorted(slices.Values(o.Budgets)), Groups: groups, Ages: Ages, Seeds: slices.Concat([]uint64{}, o.Seeds), Videos: []string{},
-		PerMinute: o.PerMinute, EveryMinutes: map[string]int{}, Answers: len(all),
+		PerMinute: o.PerMinute, DiskBytes: o.Disk, EveryMinutes: map[string]int{}, Answers: len(all),
 	}
 	for _, s := range o.Subjects {
 		r.Strategies = append(r.Strategies, s.Name)

@@ -216,6 +216,30 @@ func TestMemoryTellsMemoriesApart(t *testing.T) {
 	assert.Equal(t, 1+5*4*2+1, strings.Count(string(text), "\n"))
 }
 
+// With a disk, a question that names a time is answered from what the memory has forgotten.
+func TestMemoryReadsBackFromDisk(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	for disk, want := range map[int64]float64{0: 0, 64 << 20: 1} {
+		var asked, encoded atomic.Int64
+		rig, video := oldStreetRig(&asked, &encoded)
+		q := simcam.Truth{ID: "then", Type: simcam.PastState, Form: "yesno", Question: "What happened between 09:02:00 and 09:02:10?", Answer: "Yes, it was.", Short: "yes",
+			At: 690 * second, From: 122 * second, To: 124 * second, Evidence: []simcam.Span{{From: 122 * second, To: 124 * second}}}
+		video.Questions = []simcam.Truth{q}
+		rig.Model = witness{epoch: video.Epoch, questions: video.Questions, asked: &asked}
+		r, err := Memory(t.Context(), rig, MemoryOptions{Subjects: []Subject{{"recent", memorybank.Recent{N: 16}}}, Budgets: []int{2048}, Videos: []Video{video}, Disk: disk})
+		require.NoError(t, err)
+		s, ok := r.Score("videos", "recent", 2048, "", "")
+		require.True(t, ok)
+		assert.Equal(t, want, s.Exact, "%d bytes", disk)
+		assert.Equal(t, want, s.Recall.Exact)
+		s, _ = r.Score("videos", "newest", 2048, "", "")
+		assert.Zero(t, s.Exact, "the baselines have no disk")
+	}
+	left, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	assert.Empty(t, left, "the disk's directories are left behind")
+}
+
 func memorySimOptions(t *testing.T) MemoryOptions {
 	return MemoryOptions{
 		Subjects: []Subject{{"flash", memorybank.Flash{}}, {"recent", memorybank.Recent{N: 8}}}, Budgets: []int{128, 512}, Seeds: []uint64{900_301, 900_302},
@@ -289,6 +313,7 @@ func TestMemoryRefuses(t *testing.T) {
 		"named twice":           func(o *MemoryOptions) { o.Subjects = append(o.Subjects, o.Subjects[0]) },
 		"without":               func(o *MemoryOptions) { o.Subjects[0].Name = "" },
 		"no streams":            func(o *MemoryOptions) { o.Seeds = nil },
+		"on disk: want":         func(o *MemoryOptions) { o.Disk = 100 },
 		"no budgets":            func(o *MemoryOptions) { o.Budgets = nil },
 		"one frame takes 32":    func(o *MemoryOptions) { o.Budgets = []int{16} },
 		"is named twice":        func(o *MemoryOptions) { o.Seeds = []uint64{1, 1} },
@@ -357,6 +382,15 @@ type brokenEncoder struct{ meanEncoder }
 
 func (brokenEncoder) Encode(context.Context, ...ingest.Frame) ([]compute.Matrix, error) {
 	return nil, errors.New("broken")
+}
+
+func TestQueriesAreWorkedOutOnce(t *testing.T) {
+	n := 0
+	query := onceEach(func(q string) []float32 { n++; return []float32{float32(len(q))} })
+	assert.Equal(t, query("a"), query("a"))
+	assert.Equal(t, []float32{2}, query("bb"))
+	assert.Equal(t, 2, n)
+	assert.Nil(t, onceEach(nil))
 }
 
 func TestAges(t *testing.T) {

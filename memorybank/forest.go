@@ -7,20 +7,20 @@ import (
 )
 
 // Forest is StreamForest's event memory (Zeng et al., "StreamForest: Efficient Online Video Understanding with Persistent Event Memory",
-// arXiv 2509.24871, NeurIPS 2025): the current frame whole, the frames of the last seconds averaged 2x2 (short-term memory), and the past as events
-// that merge under a quota (long-term memory). Zero fields mean the defaults.
+// arXiv 2509.24871, NeurIPS 2025): the current frame whole, the frames of the last seconds averaged 2x2 (short-term memory), and the past
+// as events that merge under a quota (long-term memory). Zero fields mean the defaults.
 //
-// Segment says when the oldest short-term frames are an event: by default once 26 are there, up to the lowest cosine among the first 8 pairs,
-// so that 18 to 25 remain. An event of n frames becomes ceil(n/2) pictures, each the mean of a stretch of neighbouring frames. While there are more than
-// Events pictures, the two neighbouring events with the least penalty (as of LeastPenalty; ties: the earliest) become one, of ceil((n1+n2)/2)
-// pictures: 0.4*(1-cosine of their mean rows) + 0.2*time + 0.4*merges, where time is the mean of the two events' middles, in frames, over all
-// frames so far, and merges the mean of how many events each was made of over the greatest such mean. To become fewer, the two
-// neighbouring pictures of an event whose merging costs least (Ward's cost of their mean rows, as in Flash; ties: the earliest) are averaged,
-// weighted by their frames, until there are as few as wanted. So pictures are spans of time, disjoint and in order, and
-// together with the short-term frames their weights count every frame.
+// Segment says when the oldest short-term frames are an event: by default once 26 are there, up to the lowest cosine among the first 8
+// pairs, so that 18 to 25 remain. An event of n frames becomes ceil(n/2) pictures, each the mean of a stretch of neighbouring frames. While
+// there are more than Events pictures, the two neighbouring events with the least penalty (as of LeastPenalty; ties: the earliest) become
+// one, of ceil((n1+n2)/2) pictures: 0.4*(1-cosine of their mean rows) + 0.2*time + 0.4*merges, where time is the mean of the two events'
+// middles, in frames, over all frames so far, and merges the mean of how many events each was made of over the greatest such mean. To
+// become fewer, the two neighbouring pictures of an event whose merging costs least (Ward's cost of their mean rows, as in Flash; ties: the
+// earliest) are averaged, weighted by their frames, until there are as few as wanted. So pictures are spans of time, disjoint and in order,
+// and together with the short-term frames their weights count every frame.
 //
-// Sizes are for a grid of 4x8: 32 rows of the newest frame, up to 25*8 of short-term frames and 35*8 of events make 512 at most. The paper has
-// 729 + 18*128 + 5120 (80 pictures of 64), in frames at 1 a second.
+// Sizes are for a grid of 4x8: 32 rows of the newest frame, up to 25*8 of short-term frames and 35*8 of events make 512 at most. The paper
+// has 729 + 18*128 + 5120 (80 pictures of 64), in frames at 1 a second.
 //
 // Where it departs from the released code, and why:
 //   - A picture is 2x2 averaged rows; the paper's short-term frames are 128 tokens and its events 64 a frame, each merged from the finer ones

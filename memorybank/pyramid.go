@@ -13,8 +13,8 @@ import (
 // that are most alike (the cosine of their mean rows; ties: the earliest pair), and that frame, averaged 2x2 again, goes to
 // the next list; what the last list gives up is gone. Everything is shown, in time order. Zero fields mean the defaults.
 //
-// Capacity is 4, 16 and 64 frames, for a grid of 4x8: 4 of 32 rows, 16 of 8 and 64 of 2, with the newest frame 416 at most. The paper's grids have
-// 256, 64 and 16 rows, its capacities are 2/2/12 (832 rows) online and 24/24/144 offline. Every is the paper's 8, 4, 1.
+// Capacity is 4, 16 and 64 frames, for a grid of 4x8: 4 of 32 rows, 16 of 8 and 64 of 2, with the newest frame 416 at most. The paper's
+// grids have 256, 64 and 16 rows, its capacities are 2/2/12 (832 rows) online and 24/24/144 offline. Every is the paper's 8, 4, 1.
 //
 // Where it departs from the released code, which Compat reproduces, and why:
 //   - Neighbours are neighbours in time. The code appends a demoted frame at the end of the next list, and compares it with what happened to
@@ -24,8 +24,8 @@ import (
 //     of a pair goes, a frame survives at least its own arrival in both.
 //   - A demoted frame that finds the next list full makes that one demote a frame too. The code deletes that list's victim,
 //     though the level below it may have room.
-//   - A list of capacity 0 passes frames on to the next one. In the code 0 is "without limit"; with Compat it is 1024 frames, as nothing here grows for
-//     ever. A list of capacity 1 gives up what it has; the code fails (the greatest of no pairs).
+//   - A list of capacity 0 passes frames on to the next one. In the code 0 is "without limit"; with Compat it is 1024 frames, as nothing
+//     here grows for ever. A list of capacity 1 gives up what it has; the code fails (the greatest of no pairs).
 //   - The newest frame is always shown whole, instead of its averaged rows. In the code it has the rows of its list, mostly the coarsest.
 //
 // The cosine of neighbours is worked out once, when they become neighbours. The code's offline evaluation encodes all frames again for

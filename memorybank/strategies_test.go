@@ -174,17 +174,25 @@ func TestPositions(t *testing.T) {
 
 // everyStrategy is what the tests below go through: defaults, small ones, extremes.
 var everyStrategy = []Strategy{
-	Recent{N: 3}, Uniform{}, Uniform{N: 1}, Uniform{N: 4}, Uniform{N: math.MaxInt}, Reservoir{}, Reservoir{N: 1}, Reservoir{N: 5, Seed: 3}, Reservoir{N: 5, Even: true},
-	Flash{}, Flash{Synopsis: 1, Detail: -1}, Flash{Synopsis: 4, Detail: 2}, Flash{Synopsis: 6, Detail: 3, Compat: true}, Flash{Synopsis: 1, Detail: 9, Compat: true},
-	Flash{Compat: true},
-	Pyramid{}, Pyramid{Capacity: [3]int{1, 1, 1}}, Pyramid{Capacity: [3]int{0, 2, 0}}, Pyramid{Capacity: [3]int{-1, 0, 0}}, Pyramid{Capacity: [3]int{1 << 40, 1, 1}},
-	Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{3, 2, 1}, Evict: Evenly}, Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{4, 2, 0}, Evict: LeastPenalty},
-	Pyramid{Capacity: [3]int{2, 3, 4}, Evict: Oldest}, Pyramid{Capacity: [3]int{2, 2, 3}, Compat: true}, Pyramid{Capacity: [3]int{1, 0, 1}, Compat: true},
-	Pyramid{Capacity: [3]int{2, 1, 3}, Compat: true, Evict: LeastPenalty}, Pyramid{Compat: true},
-	Forest{}, Forest{Events: 1, Segment: Clips{N: 1}}, Forest{Events: 5, Segment: Dips{Frames: 4, Within: 3}}, Forest{Events: -1, Segment: SceneTilling{Window: 2, Most: 9}},
-	Forest{Events: 3, Segment: Clips{N: 90}}, Forest{Events: 7, Segment: greedy{}},
-	Star{}, Star{Temporal: 1, Abstract: -1, Retrieved: -1}, Star{Temporal: 4, Abstract: 3, Retrieved: 2}, Star{Temporal: 4, Abstract: 3, Rate: 1, Compat: true},
-	Star{Compat: true}, Star{Temporal: 3, Abstract: 2, Rate: 9, Attention: &Attention{Query: compute.Matrix{Rows: 1, Cols: 2, Data: []float32{1, -1}}, Key: compute.Matrix{Rows: 1, Cols: 2, Data: []float32{2, 1}}}},
+	Recent{N: 3},
+	Uniform{}, Uniform{N: 1}, Uniform{N: 4}, Uniform{N: math.MaxInt},
+	Reservoir{}, Reservoir{N: 1}, Reservoir{N: 5, Seed: 3}, Reservoir{N: 5, Even: true},
+	Flash{}, Flash{Synopsis: 1, Detail: -1}, Flash{Synopsis: 4, Detail: 2}, Flash{Synopsis: 6, Detail: 3, Compat: true},
+	Flash{Synopsis: 1, Detail: 9, Compat: true}, Flash{Compat: true},
+	Pyramid{}, Pyramid{Capacity: [3]int{1, 1, 1}}, Pyramid{Capacity: [3]int{0, 2, 0}}, Pyramid{Capacity: [3]int{-1, 0, 0}},
+	Pyramid{Capacity: [3]int{1 << 40, 1, 1}}, Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{3, 2, 1}, Evict: Evenly},
+	Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{4, 2, 0}, Evict: LeastPenalty},
+	Pyramid{Capacity: [3]int{2, 3, 4}, Evict: Oldest}, Pyramid{Capacity: [3]int{2, 2, 3}, Compat: true},
+	Pyramid{Capacity: [3]int{1, 0, 1}, Compat: true}, Pyramid{Capacity: [3]int{2, 1, 3}, Compat: true, Evict: LeastPenalty},
+	Pyramid{Compat: true},
+	Forest{}, Forest{Events: 1, Segment: Clips{N: 1}}, Forest{Events: 5, Segment: Dips{Frames: 4, Within: 3}},
+	Forest{Events: -1, Segment: SceneTilling{Window: 2, Most: 9}}, Forest{Events: 3, Segment: Clips{N: 90}},
+	Forest{Events: 7, Segment: greedy{}},
+	Star{}, Star{Temporal: 1, Abstract: -1, Retrieved: -1}, Star{Temporal: 4, Abstract: 3, Retrieved: 2},
+	Star{Temporal: 4, Abstract: 3, Rate: 1, Compat: true}, Star{Compat: true},
+	Star{Temporal: 3, Abstract: 2, Rate: 9, Attention: &Attention{
+		Query: compute.Matrix{Rows: 1, Cols: 2, Data: []float32{1, -1}}, Key: compute.Matrix{Rows: 1, Cols: 2, Data: []float32{2, 1}},
+	}},
 	Star{Temporal: 3, Abstract: 2, Attention: &Attention{}},
 	Composite{Past: 4, Unit: 2, Recent: 1},
 }
@@ -346,7 +354,8 @@ func frozen(s *Snapshot) []Entry {
 	return out
 }
 
-// play adds frames read from bytes to a bank: times that jump and run back, rows that repeat, overflow or are not numbers, grids that change.
+// play adds frames read from bytes to a bank: times that jump and run back, rows that repeat, overflow or are not numbers, grids that
+// change.
 func play(t *testing.T, s Strategy, data []byte) {
 	bank := New(time.Time{}, s)
 	seen := map[uint64]*float32{}
@@ -389,8 +398,10 @@ func play(t *testing.T, s Strategy, data []byte) {
 }
 
 var playSeeds = []string{
-	"", "\x00", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "a fixed camera sees the same street for hours, then a van",
-	"\xff\xfe\xfd\xfc\x01\x02\x03\xff\x00\x07\x07\x07\x07\x07\x07\xfa\xfb", "one\xc8\xc8\xc8two\xc9\xc9three\xca\xca\xca\xca\xcafour", "ababababbbbbaaaaabbbbabababcccc",
+	"", "\x00", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	"a fixed camera sees the same street for hours, then a van",
+	"\xff\xfe\xfd\xfc\x01\x02\x03\xff\x00\x07\x07\x07\x07\x07\x07\xfa\xfb",
+	"one\xc8\xc8\xc8two\xc9\xc9three\xca\xca\xca\xca\xcafour", "ababababbbbbaaaaabbbbabababcccc",
 }
 
 // FuzzStrategies plays the fuzzer's bytes to one of them.
