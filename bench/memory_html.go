@@ -397,7 +397,7 @@ func (r *MemoryReport) byAge(g, id, title, desc, y string, budget int, pick func
 func (r *MemoryReport) byType(g, id string, budget int) figure {
 	title := fmt.Sprintf("Answers by age and type of question, %d tokens", budget)
 	f := figure{ID: id + "-type", Title: title, Desc: "Share of questions answered exactly, in %, and in brackets how many were asked. The deeper the colour, the more.",
-		Table: table{Caption: title + ", % exact", Head: append([]string{"questions"}, r.Strategies...), MinWidth: 15 + 5*float64(len(r.Strategies))}}
+		Table: table{Caption: title + ", % exact", Head: append([]string{"questions"}, r.Strategies...), MinWidth: 12 + 6*float64(len(r.Strategies))}}
 	row := func(name string, value func(Score) (share float64, ci [2]float64, n int), age, kind string) {
 		cells, n := []tableCell{{}}, 0
 		for _, strategy := range r.Strategies {
@@ -475,7 +475,7 @@ func (r *MemoryReport) costs() section {
 	series("bytes", "Memory held against stream length", "Bytes of rows, pictures and indicators that a memory holds, on a logarithmic scale. "+upperFirst(of)+".",
 		"held", byteWords, func(p SeriesPoint) float64 { return p.Bytes })
 	f := figure{ID: "cost-table", Title: fmt.Sprintf("Costs within %d tokens, %s", budget, of),
-		Desc:  "Update is a frame's, selection a question's. p99 of updates is that of the worst stretch of a stream. Cached tokens and the first token are of answers that were generated, several at once.",
+		Desc:  "An update is one frame's (median, mean, and the 99th percentile in the worst stretch of a stream), a selection one question's (mean and 99th percentile). Other threads encode and answer meanwhile: on few cores the longest ones are waits for those. Cached tokens and the first token are of answers that were generated, several at once.",
 		Table: table{Caption: "Costs", Head: []string{"strategy", "update", "mean", "p99", "selection", "p99", "held at most", "entries", "visual tokens", "at most", "prompt tokens", "of them cached", "first token"}}}
 	for _, c := range r.Costs {
 		if c.Group != longest || c.Budget != budget {
