@@ -65,8 +65,8 @@ func (s *Session) narrow(ctx context.Context, question string, query []float32, 
 		return snap.Between(from, to), nil
 	}
 	from, to := span.From.Sub(snap.Epoch), span.To.Sub(snap.Epoch)+1
-	if now, ok := inPresentTense(question); ok && len(times) == 1 && times[0].moment {
-		at := from + (to-from)/2
+	if now, ok := inPresentTense(question); ok && len(times) == 1 && times[0].moment && !times[0].at.After(e.Asked) {
+		at := times[0].at.Sub(snap.Epoch)
 		around, err := recall(at-aroundMoment, at+aroundMoment, nil, 0)
 		if err != nil {
 			return nil, "", err

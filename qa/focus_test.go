@@ -66,7 +66,7 @@ func TestFocus(t *testing.T) {
 	}
 	snap := bank.Snapshot()
 	e := func() *Evidence {
-		return &Evidence{Asked: epoch.Add(time.Minute), Coverage: coverage.Spans()}
+		return &Evidence{Asked: epoch.Add(time.Minute), AsOf: epoch.Add(59 * time.Second), Coverage: coverage.Spans()}
 	}
 	for _, c := range []struct {
 		question, text string
@@ -78,6 +78,9 @@ func TestFocus(t *testing.T) {
 		{"What happened between 10:00 and 10:01?", "What happened between 10:00 and 10:01?", 0, 59, memorybank.Detail},
 		{"What happened before 10:00:05?", "What happened before 10:00:05?", 0, 4, memorybank.Detail},
 		{"Is the door open?", "Is the door open?", 0, 59, memorybank.Detail},
+		{"Was the door open at ten?", "Is the door open?", 30, 30, memorybank.Newest}, // of five minutes either way one was watched
+		{"Was the door open fifteen seconds ago?", "Is the door open?", 45, 45, memorybank.Newest},
+		{"Was the car that came at 10:00:07 still there?", "Was the car that came at 10:00:07 still there?", 0, 59, memorybank.Detail},
 	} {
 		evidence := e()
 		view, text := testFocus(t, c.question, namedTimes(c.question, *evidence, snap, coverage), evidence, snap)

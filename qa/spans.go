@@ -176,11 +176,7 @@ func agoWhen(g []string, before string, asked time.Time) when {
 	if least == most {
 		slack = max(slack, most/3)
 	}
-	w := when{span: ingest.Span{From: asked.Add(-most - slack), To: asked.Add(slack - least)}, moment: least == most, words: g[0]}
-	if w.span.To.After(asked) {
-		w.span.To, w.moment = asked.Add(1), false
-	}
-	return w
+	return when{span: ingest.Span{From: asked.Add(-most - slack), To: asked.Add(slack - least)}, moment: least == most, words: g[0]}
 }
 
 // A day is one that a question names, or a part of it.
