@@ -3,7 +3,6 @@ package memorybank
 import (
 	"cmp"
 	"container/heap"
-	"iter"
 	"math"
 	"slices"
 )
@@ -47,30 +46,35 @@ func chooseBut(s *Snapshot, entries []Entry, but int, query []float32, left *bud
 		return spread(entries, left)
 	}
 	near := nearest(entries, but, query)
-	if s.Prefer == AnyTime {
-		return takeFrom(entries, near.all(), left)
-	}
-	var among []int
-	for rows := 0; rows < 2*left.left && len(*near) > 0; {
-		i := near.pop()
-		among = append(among, i)
-		rows += entries[i].Tokens.Rows
-	}
-	slices.SortStableFunc(among, func(i, j int) int {
-		c := cmp.Compare(entries[i].Start, entries[j].Start)
-		if s.Prefer == Latest {
-			return -c
+	var taken []int
+	if s.Prefer != AnyTime {
+		var among []int
+		for rows := 0; rows < 2*left.left && len(*near) > 0; {
+			i := near.pop()
+			among = append(among, i)
+			rows += entries[i].Tokens.Rows
 		}
-		return c
-	})
-	return takeFrom(entries, func(yield func(int) bool) {
+		slices.SortStableFunc(among, func(i, j int) int {
+			c := cmp.Compare(entries[i].Start, entries[j].Start)
+			if s.Prefer == Latest {
+				return -c
+			}
+			return c
+		})
 		for _, i := range among {
-			if !yield(i) {
-				return
+			if left.take(entries[i]) {
+				taken = append(taken, i)
 			}
 		}
-		near.all()(yield)
-	}, left)
+	}
+	for len(*near) > 0 {
+		if i := near.pop(); left.take(entries[i]) {
+			taken = append(taken, i)
+		} else { // it never will, and neither will those as large
+			near.drop(func(i int) bool { return entries[i].Tokens.Rows > left.left })
+		}
+	}
+	return inOrder(entries, taken)
 }
 
 // answerable reports whether some of entries can be compared with query.
@@ -106,12 +110,10 @@ func (h *byNearness) pop() int {
 	return i
 }
 
-// all takes all places out, the nearest first. Few are needed of many, mostly, so they are not sorted beforehand.
-func (h *byNearness) all() iter.Seq[int] {
-	return func(yield func(int) bool) {
-		for len(*h) > 0 && yield(h.pop()) {
-		}
-	}
+// drop takes out all places of which out is true.
+func (h *byNearness) drop(out func(i int) bool) {
+	*h = slices.DeleteFunc(*h, func(n nearness) bool { return out(n.i) })
+	heap.Init(h)
 }
 
 // nearest orders entries' places, except but, by their cosine to query.
@@ -128,26 +130,23 @@ func nearest(entries []Entry, but int, query []float32) *byNearness {
 
 // take spends left on entries in the order of places, passes over those that do not fit, and returns what it took in entries' order.
 func take(entries []Entry, places []int, left *budget) []Entry {
-	return takeFrom(entries, slices.Values(places), left)
-}
-
-func takeFrom(entries []Entry, places iter.Seq[int], left *budget) []Entry {
 	var taken []int
-	least := leastRows(entries)
-	if !left.unlimited && left.left < least {
-		return nil
-	}
-	for i := range places {
+	for _, i := range places {
+		if left.left == 0 && !left.unlimited {
+			break
+		}
 		if left.take(entries[i]) {
 			taken = append(taken, i)
 		}
-		if !left.unlimited && left.left < least {
-			break
-		}
 	}
-	slices.Sort(taken)
-	out := make([]Entry, len(taken))
-	for k, i := range taken {
+	return inOrder(entries, taken)
+}
+
+// inOrder returns the entries at places, in entries' order.
+func inOrder(entries []Entry, places []int) []Entry {
+	slices.Sort(places)
+	out := make([]Entry, len(places))
+	for k, i := range places {
 		out[k] = entries[i]
 	}
 	return out
@@ -199,12 +198,7 @@ func thin(entries []Entry, most int, left *budget) []Entry {
 			places = append(places, i)
 		}
 	}
-	slices.Sort(places)
-	picked := make([]Entry, len(places))
-	for i, p := range places {
-		picked[i] = entries[p]
-	}
-	return picked
+	return inOrder(entries, places)
 }
 
 // budget counts visual tokens down.
