@@ -26,11 +26,13 @@ type EngineOptions struct {
 type EngineReport struct {
 	Benchmark        string  `json:"benchmark"` // "engine"
 	EncodeFPS        float64 `json:"encode_fps"`
-	EncodeOneMS      float64 `json:"encode_one_ms"`       // a frame by itself, median
-	FirstTokenMS     float64 `json:"first_token_ms"`      // full memory, nothing cached, median
-	FirstTokenMaxMS  float64 `json:"first_token_max_ms"`  // the slowest of the repetitions
-	FirstTokenWarmMS float64 `json:"first_token_warm_ms"` // full memory prefilled, median
-	TokensPerS       float64 `json:"tokens_per_s"`        // after the first
+	EncodeOneMS      float64 `json:"encode_one_ms"`         // a frame by itself, median
+	IndicateMS       float64 `json:"indicate_ms,omitempty"` // what a frame shows, beside encoding it, median; 0 without a learned memory
+	QueryMS          float64 `json:"query_ms,omitempty"`    // a question for the memory to select by, median; likewise
+	FirstTokenMS     float64 `json:"first_token_ms"`        // full memory, nothing cached, median
+	FirstTokenMaxMS  float64 `json:"first_token_max_ms"`    // the slowest of the repetitions
+	FirstTokenWarmMS float64 `json:"first_token_warm_ms"`   // full memory prefilled, median
+	TokensPerS       float64 `json:"tokens_per_s"`          // after the first
 	PromptTokens     int     `json:"prompt_tokens"`
 	VisualTokens     int     `json:"visual_tokens"`
 	CPU              string  `json:"cpu"`
@@ -73,6 +75,7 @@ func Engine(ctx context.Context, rig Rig, o EngineOptions) (*EngineReport, error
 	if err != nil {
 		return nil, err
 	}
+	r.learned(rig, bank.Snapshot().Newest.Tokens)
 	s := bank.Snapshot()
 	entries := s.Select(nil, 0)
 	o.Progress("answering")
@@ -88,7 +91,30 @@ func Engine(ctx context.Context, rig Rig, o EngineOptions) (*EngineReport, error
 		{What: "first token, warm", Shape: prompt, Value: r.FirstTokenWarmMS, Unit: unitMillis},
 		{What: "decoding", Shape: fmt.Sprintf("%s over %d", name, r.PromptTokens), Value: r.TokensPerS, Unit: unitTokens},
 	}
+	if r.IndicateMS > 0 {
+		r.Rows = append(r.Rows, Row{What: "indicator, one frame", Shape: name, Value: r.IndicateMS, Unit: unitMillis},
+			Row{What: "query, one question", Shape: name, Value: r.QueryMS, Unit: unitMillis})
+	}
 	return r, nil
+}
+
+// learned times the learned memory, where there is one, on a frame's rows and on questions.
+func (r *EngineReport) learned(rig Rig, rows compute.Matrix) {
+	indicator, ok := rig.Encoder.(qa.Indicator)
+	if !ok || rig.Query == nil {
+		return
+	}
+	const repetitions = 101
+	var frame, question []float64
+	for i := range repetitions {
+		start := time.Now()
+		indicator.Indicate(rows)
+		frame = append(frame, ms(time.Since(start)))
+		start = time.Now()
+		rig.Query(engineQuestions[i%len(engineQuestions)])
+		question = append(question, ms(time.Since(start)))
+	}
+	r.IndicateMS, r.QueryMS = median(frame), median(question)
 }
 
 // AddLikeness adds how near a model with weights held in fewer bits comes to the one that was timed.

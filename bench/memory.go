@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -47,6 +48,7 @@ type MemoryOptions struct {
 	Every     int             // of so many minutes one is asked in; 0: as few as leave at most 20 moments in a stream
 	Camera    Camera          // of the simulated streams
 	Videos    []Video
+	Disk      int64  // bytes that each strategy's memory of a stream may take on disk, to read the past back from; 0: it has no disk
 	Log       string // a .jsonl with every question; also what Resume reads; "" keeps none
 	Resume    bool   // take finished streams from Log
 	// Progress is told how much of all work is done, of what Resume left over; nil: nobody is.
@@ -97,6 +99,7 @@ type memoryHead struct {
 	Budgets    string `json:"budgets"`
 	PerMinute  int    `json:"questions_per_minute"`
 	Every      int    `json:"every"`
+	Disk       int64  `json:"disk_bytes"`
 	Model      string `json:"model"`
 }
 
@@ -112,6 +115,12 @@ func (k memoryKey) String() string {
 		return k.Video
 	}
 	return fmt.Sprintf("seed %d, %g min", k.Seed, k.Minutes)
+}
+
+// streamExtra is what the log has of a stream besides the questions.
+type streamExtra struct {
+	Seconds float64        `json:"seconds"` // that it took
+	Samples []MemorySample `json:"samples"`
 }
 
 // memoryStream is a stream to be watched once by all strategies.
@@ -157,7 +166,7 @@ func Memory(ctx context.Context, rig Rig, o MemoryOptions) (*MemoryReport, error
 		return nil, err
 	}
 	m := &memoryRun{rig: rig, o: o, streams: o.streams()}
-	log, err := openLog[memoryHead, memoryKey, MemoryRecord, []MemorySample](o.Log, o.Resume, o.head(rig.Machine))
+	log, err := openLog[memoryHead, memoryKey, MemoryRecord, streamExtra](o.Log, o.Resume, o.head(rig.Machine))
 	if err != nil {
 		return nil, err
 	}
@@ -176,24 +185,26 @@ func Memory(ctx context.Context, rig Rig, o MemoryOptions) (*MemoryReport, error
 	}
 	var all []MemoryRecord
 	samples := map[string][]MemorySample{} // by group
-	start := time.Now()
+	seconds := 0.0
 	for i, s := range m.streams {
 		p, ok := log.finished[s.memoryKey]
 		if !ok {
-			before := done
+			before, start := done, time.Now()
 			if p, err = m.watch(ctx, s, i); err != nil {
 				return nil, fmt.Errorf("bench: %s: %w", s, err)
 			}
+			p.extra.Seconds = round3(time.Since(start).Seconds())
 			if err := log.add(s.memoryKey, p.records, p.extra); err != nil {
 				return nil, err
 			}
 			m.progress(before+m.work(s)-done, s.String()) // what was guessed wrong
 		}
 		all = append(all, p.records...)
-		samples[s.group] = append(samples[s.group], p.extra...)
+		samples[s.group] = append(samples[s.group], p.extra.Samples...)
+		seconds += p.extra.Seconds
 	}
 	r := compare(o, m.groups(), all, samples)
-	r.Seconds, r.Machine = round3(time.Since(start).Seconds()), rig.Machine
+	r.Seconds, r.Machine = round3(seconds), rig.Machine
 	return r, nil
 }
 
@@ -215,6 +226,8 @@ func (o *MemoryOptions) check(rig Rig) error {
 		return errors.New("bench: no strategies to compare")
 	case !simulated && len(o.Videos) == 0:
 		return errors.New("bench: no streams: name seeds and lengths, or videos")
+	case o.Disk != 0 && o.Disk < memorybank.MinBudget:
+		return fmt.Errorf("bench: %d bytes on disk: want at least %d", o.Disk, memorybank.MinBudget)
 	case len(o.Budgets) == 0:
 		return errors.New("bench: no budgets")
 	case slices.Min(o.Budgets) < h*w:
@@ -261,7 +274,7 @@ func (o *MemoryOptions) head(m Machine) memoryHead {
 	for _, s := range o.Subjects {
 		names = append(names, s.Name)
 	}
-	return memoryHead{"memory", strings.Join(names, " "), fmt.Sprint(o.Budgets), o.PerMinute, o.Every, m.Model + " " + m.ModelHash}
+	return memoryHead{"memory", strings.Join(names, " "), fmt.Sprint(o.Budgets), o.PerMinute, o.Every, o.Disk, m.Model + " " + m.ModelHash}
 }
 
 // EveryMinutes is the distance of the minutes in which a stream of this length is asked questions.
@@ -347,8 +360,8 @@ type contender struct {
 }
 
 // watch has one stream watched by all strategies. number tells its entries from other streams' in the model's cache.
-func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piece[MemoryRecord, []MemorySample], error) {
-	var p piece[MemoryRecord, []MemorySample]
+func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piece[MemoryRecord, streamExtra], error) {
+	var p piece[MemoryRecord, streamExtra]
 	src, err := s.open(ctx)
 	if err != nil {
 		return p, err
@@ -356,12 +369,18 @@ func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piec
 	ctx, stop := context.WithCancel(ctx)
 	watched := &simWatched{epoch: s.epoch, coverage: ingest.NewCoverage(0, 0)}
 	known := &answered{of: map[[sha256.Size]byte]*oneAnswer{}}
+	query := onceEach(m.rig.Query)
 	list := make([]*contender, len(m.o.Subjects))
 	for i, subject := range m.o.Subjects {
-		c := &contender{Subject: subject, bank: memorybank.New(s.epoch, subject.Strategy)}
+		c, forget, err := m.contend(subject, s.epoch)
+		if err != nil {
+			stop()
+			return p, errors.Join(err, src.Close())
+		}
+		defer forget()
 		model := qa.Shared(m.rig.Model, uint16(number*len(list)+i+1)) // begins again after 65,536, when the first is cached no more
 		c.session = qa.NewSession(c.bank, once{model, known}, watched, watched.now)
-		c.session.Query = m.rig.Query
+		c.session.Query = query
 		list[i] = c
 	}
 
@@ -384,11 +403,30 @@ func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piec
 	return p, err
 }
 
+// contend makes a strategy's memory of one stream. forget frees it.
+func (m *memoryRun) contend(s Subject, epoch time.Time) (_ *contender, forget func(), err error) {
+	if m.o.Disk == 0 || s.Name == BlindName || s.Name == NewestName {
+		return &contender{Subject: s, bank: memorybank.New(epoch, s.Strategy)}, func() {}, nil
+	}
+	dir, err := os.MkdirTemp("", "afterimage-bench-")
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := memorybank.OpenStore(dir, memorybank.StoreOptions{Strategy: s.Strategy, Epoch: epoch, Budget: m.o.Disk, Wait: true, NoSync: true})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return &contender{Subject: s, bank: store.Bank()}, func() {
+		_ = store.Close() // nobody reads it again
+		_ = os.RemoveAll(dir)
+	}, nil
+}
+
 // endSlack is how far after its last frame a stream may still be asked about: frames come every half second or so.
 const endSlack = 2 * time.Second
 
 // follow adds the frames that come and asks at the moments between them.
-func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched *simWatched, list []*contender, p *piece[MemoryRecord, []MemorySample]) error {
+func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched *simWatched, list []*contender, p *piece[MemoryRecord, streamExtra]) error {
 	asks, last, n := s.asks, time.Duration(-1), 0
 	stretch := stretchOf(s)
 	next := stretch
@@ -405,7 +443,7 @@ func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched
 			}
 		}
 		for e.At >= next {
-			p.extra = append(p.extra, sample(list, next)...)
+			p.extra.Samples = append(p.extra.Samples, sample(list, next)...)
 			next += stretch
 		}
 		watched.clock.Store(int64(e.At))
@@ -427,7 +465,7 @@ func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched
 	case last < 0:
 		return errors.New("not one picture")
 	}
-	p.extra = append(p.extra, sample(list, last)...)
+	p.extra.Samples = append(p.extra.Samples, sample(list, last)...)
 	for len(asks) > 0 && asks[0].at <= last+endSlack {
 		if err := ask(); err != nil {
 			return err

@@ -122,6 +122,9 @@ func (r *MemoryReport) page() page {
 	if len(r.Videos) > 0 {
 		add("Videos", "%s", strings.Join(r.Videos, ", "))
 	}
+	if r.DiskBytes > 0 {
+		add("Disk", "each strategy had %s for a stream, to read the past back from", byteWords(float64(r.DiskBytes)))
+	}
 	add("Answers", "%d, of which %d were generated; equal prompts are asked once", r.Answers, r.Generated)
 	if r.Refused > 0 {
 		add("Without an answer", "%d, because nothing in memory fitted the budget; they count as wrong", r.Refused)
@@ -195,7 +198,38 @@ func (r *MemoryReport) section(g string) section {
 	}
 	s.Figures = slices.DeleteFunc(s.Figures, func(f figure) bool { return len(f.Plot.Lines) == 0 })
 	s.Figures = append(s.Figures, r.byType(g, id, budget))
+	if r.Reference() != "" {
+		s.Figures = append(s.Figures, r.against(g, id, budget))
+	}
 	return s
+}
+
+// against is a table of the differences from the reference.
+func (r *MemoryReport) against(g, id string, budget int) figure {
+	title := fmt.Sprintf("Against %s, question by question, %d tokens", r.Reference(), budget)
+	f := figure{ID: id + "-against", Title: title, Table: table{Caption: title, Head: []string{"strategy"}},
+		Desc: "Percentage points more of the same questions answered exactly, with 95 % intervals (Agresti and Min, paired). Bold where the interval does not hold zero."}
+	ages := r.agesOf(g, budget)
+	f.Table.Head = append(append(f.Table.Head, ages...), "all")
+	for _, name := range r.Strategies {
+		if name == r.Reference() {
+			continue
+		}
+		row := []tableCell{{Text: name}}
+		for _, a := range append(ages, "") {
+			d, ok := r.Difference(g, name, budget, a)
+			cell := tableCell{Text: pointWords(d), Title: fmt.Sprintf("n = %d", d.N)}
+			switch {
+			case !ok:
+				cell = tableCell{Text: "–"}
+			case d.CI95[0] > 0 || d.CI95[1] < 0:
+				cell.Class = "clear"
+			}
+			row = append(row, cell)
+		}
+		f.Table.Rows = append(f.Table.Rows, row)
+	}
+	return f
 }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
@@ -363,7 +397,7 @@ func (r *MemoryReport) byAge(g, id, title, desc, y string, budget int, pick func
 func (r *MemoryReport) byType(g, id string, budget int) figure {
 	title := fmt.Sprintf("Answers by age and type of question, %d tokens", budget)
 	f := figure{ID: id + "-type", Title: title, Desc: "Share of questions answered exactly, in %, and in brackets how many were asked. The deeper the colour, the more.",
-		Table: table{Caption: title + ", % exact", Head: append([]string{"questions"}, r.Strategies...), MinWidth: 15 + 5*float64(len(r.Strategies))}}
+		Table: table{Caption: title + ", % exact", Head: append([]string{"questions"}, r.Strategies...), MinWidth: 12 + 6*float64(len(r.Strategies))}}
 	row := func(name string, value func(Score) (share float64, ci [2]float64, n int), age, kind string) {
 		cells, n := []tableCell{{}}, 0
 		for _, strategy := range r.Strategies {
@@ -441,18 +475,25 @@ func (r *MemoryReport) costs() section {
 	series("bytes", "Memory held against stream length", "Bytes of rows, pictures and indicators that a memory holds, on a logarithmic scale. "+upperFirst(of)+".",
 		"held", byteWords, func(p SeriesPoint) float64 { return p.Bytes })
 	f := figure{ID: "cost-table", Title: fmt.Sprintf("Costs within %d tokens, %s", budget, of),
-		Desc:  "Update is a frame's, selection a question's. p99 of updates is that of the worst stretch of a stream. Cached tokens and the first token are of answers that were generated, several at once.",
-		Table: table{Caption: "Costs", Head: []string{"strategy", "update", "p99", "selection", "p99", "held at most", "entries", "visual tokens", "at most", "prompt tokens", "of them cached", "first token"}}}
+		Desc:  "An update is one frame's (median, mean, and the 99th percentile in the worst stretch of a stream), a selection one question's (mean and 99th percentile). Other threads encode and answer meanwhile: on few cores the longest ones are waits for those. Cached tokens and the first token are of answers that were generated, several at once.",
+		Table: table{Caption: "Costs", Head: []string{"strategy", "update", "mean", "p99", "selection", "p99", "held at most", "entries", "visual tokens", "at most", "prompt tokens", "of them cached", "first token"}}}
 	for _, c := range r.Costs {
 		if c.Group != longest || c.Budget != budget {
 			continue
 		}
-		f.Table.Rows = append(f.Table.Rows, []tableCell{{Text: c.Strategy}, {Text: microWords(c.UpdateUS)}, {Text: microWords(c.UpdateP99US)}, {Text: microWords(c.SelectUS)},
+		f.Table.Rows = append(f.Table.Rows, []tableCell{{Text: c.Strategy}, {Text: microWords(c.MedianUS)}, {Text: microWords(c.UpdateUS)}, {Text: microWords(c.UpdateP99US)}, {Text: microWords(c.SelectUS)},
 			{Text: microWords(c.SelectP99US)}, {Text: byteWords(float64(c.Bytes))}, {Text: strconv.Itoa(c.Entries)}, {Text: fmt.Sprintf("%.0f", c.Tokens)},
-			{Text: strconv.Itoa(c.TokensMax)}, {Text: fmt.Sprintf("%.0f", c.PromptTokens)}, {Text: fmt.Sprintf("%.0f", c.CachedTokens)}, {Text: fmt.Sprintf("%.0f ms", c.FirstTokenMS)}})
+			{Text: strconv.Itoa(c.TokensMax)}, {Text: fmt.Sprintf("%.0f", c.PromptTokens)}, {Text: fmt.Sprintf("%.0f", c.CachedTokens)}, {Text: firstTokenWords(c)}})
 	}
 	s.Figures = append(s.Figures, f)
 	return s
+}
+
+func firstTokenWords(c Cost) string {
+	if c.FirstTokenMS == 0 {
+		return "–" // all of its prompts had been asked
+	}
+	return fmt.Sprintf("%.0f ms", c.FirstTokenMS)
 }
 
 // pointAt is the sample of a strategy nearest to a time.

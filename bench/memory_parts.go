@@ -130,6 +130,25 @@ type oneAnswer struct {
 	err   error
 }
 
+// onceEach is query, worked out once a question however many memories are asked; nil of nil.
+func onceEach(query func(string) []float32) func(string) []float32 {
+	if query == nil {
+		return nil
+	}
+	var mu sync.Mutex
+	known := map[string][]float32{}
+	return func(question string) []float32 {
+		mu.Lock()
+		defer mu.Unlock()
+		v, ok := known[question]
+		if !ok {
+			v = query(question)
+			known[question] = v
+		}
+		return v
+	}
+}
+
 // repeatedKey is where a context has a *bool that is set when the answer was known.
 type repeatedKey struct{}
 

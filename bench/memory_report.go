@@ -22,14 +22,16 @@ type MemoryReport struct {
 	Videos       []string       `json:"videos"`
 	PerMinute    int            `json:"questions_per_minute"` // asked at one moment
 	EveryMinutes map[string]int `json:"every_minutes"`        // by group: how many minutes lie between moments
+	DiskBytes    int64          `json:"disk_bytes"`           // that each strategy had for a stream; 0: none
 	Questions    int            `json:"questions"`            // each asked of every strategy within every budget
 	Answers      int            `json:"answers"`
 	Generated    int            `json:"generated"` // answers that the model had to give: equal prompts are asked once
 	Refused      int            `json:"refused"`   // questions that a memory had nothing for within the budget; they count as wrong
 	Scores       []Score        `json:"scores"`
+	Differences  []Difference   `json:"differences"`
 	Costs        []Cost         `json:"costs"`
 	Series       []SeriesPoint  `json:"series"`
-	Seconds      float64        `json:"seconds"` // spent watching and answering, resumed streams not counted
+	Seconds      float64        `json:"seconds"` // spent watching and answering
 	Machine      Machine        `json:"machine"`
 }
 
@@ -53,6 +55,38 @@ type Average struct {
 	CI95 [2]float64 `json:"ci95"`
 }
 
+// Difference is how many more of the same questions a strategy answered exactly than the reference did, as a share of them. The interval
+// is Agresti and Min's for paired proportions (2005), which looks only at questions that one of the two answered and the other did not.
+type Difference struct {
+	Group     string     `json:"group"`
+	Strategy  string     `json:"strategy"`
+	Reference string     `json:"reference"`
+	Budget    int        `json:"budget"`
+	Age       string     `json:"age,omitempty"` // "" for all
+	N         int        `json:"n"`
+	More      float64    `json:"more"`
+	CI95      [2]float64 `json:"ci95"`
+}
+
+// newDifference is of n questions, gained by the one alone and lost to the other alone.
+func newDifference(n, gained, lost int) (more float64, ci [2]float64) {
+	b, c, m := float64(gained)+.5, float64(lost)+.5, float64(n)+2
+	middle := (b - c) / m
+	half := 1.959963984540054 * math.Sqrt(b+c-(b-c)*(b-c)/m) / m
+	return float64(gained-lost) / float64(max(n, 1)), [2]float64{max(-1, middle-half), min(1, middle+half)}
+}
+
+// Reference is the strategy that others are compared with, question by question: recent, what a model without a memory sees; "" without
+// it.
+func (r *MemoryReport) Reference() string {
+	for _, s := range r.Strategies {
+		if name, _, _ := strings.Cut(s, ":"); name == "recent" {
+			return s
+		}
+	}
+	return ""
+}
+
 // Cost is what a strategy took. Times of the model are of the answers that it had to give.
 type Cost struct {
 	Group        string  `json:"group"`
@@ -64,6 +98,7 @@ type Cost struct {
 	CachedTokens float64 `json:"cached_tokens_mean"`
 	FirstTokenMS float64 `json:"first_token_ms_median"`
 	UpdateUS     float64 `json:"update_us_mean"` // a frame's
+	MedianUS     float64 `json:"update_us_median"`
 	UpdateP99US  float64 `json:"update_us_p99"`  // of the worst stretch of a stream
 	SelectUS     float64 `json:"select_us_mean"` // a question's
 	SelectP99US  float64 `json:"select_us_p99"`
@@ -104,7 +139,7 @@ func newAverage(rates []Rate) Average {
 func compare(o MemoryOptions, groups []string, all []MemoryRecord, samples map[string][]MemorySample) *MemoryReport {
 	r := &MemoryReport{
 		Benchmark: "memory", Budgets: slices.Sorted(slices.Values(o.Budgets)), Groups: groups, Ages: Ages, Seeds: slices.Concat([]uint64{}, o.Seeds), Videos: []string{},
-		PerMinute: o.PerMinute, EveryMinutes: map[string]int{}, Answers: len(all),
+		PerMinute: o.PerMinute, DiskBytes: o.Disk, EveryMinutes: map[string]int{}, Answers: len(all),
 	}
 	for _, s := range o.Subjects {
 		r.Strategies = append(r.Strategies, s.Name)
@@ -158,9 +193,63 @@ func compare(o MemoryOptions, groups []string, all []MemoryRecord, samples map[s
 				r.Costs = append(r.Costs, costOf(Cost{Group: g, Strategy: s, Budget: b}, records, samples[g]))
 			}
 		}
+		if reference := r.Reference(); reference != "" {
+			for _, b := range r.Budgets {
+				for _, s := range r.Strategies {
+					if s != reference {
+						d := Difference{Group: g, Strategy: s, Reference: reference, Budget: b}
+						r.Differences = append(r.Differences, differences(d, cells[cell{g, s, b}], cells[cell{g, reference, b}])...)
+					}
+				}
+			}
+		}
 		r.Series = append(r.Series, seriesOf(g, r.Strategies, samples[g])...)
 	}
 	return r
+}
+
+// differences compares answers to the same questions: all, and of each age.
+func differences(d Difference, of, reference []MemoryRecord) (out []Difference) {
+	type question struct {
+		seed      uint64
+		video, id string
+	}
+	right := map[question]bool{}
+	for _, x := range reference {
+		right[question{x.Seed, x.Video, x.ID}] = x.Exact
+	}
+	for _, age := range append([]string{""}, Ages...) {
+		n, gained, lost := 0, 0, 0
+		for _, x := range of {
+			was, ok := right[question{x.Seed, x.Video, x.ID}]
+			if !ok || age != "" && x.Age != age {
+				continue
+			}
+			n++
+			switch {
+			case x.Exact && !was:
+				gained++
+			case was && !x.Exact:
+				lost++
+			}
+		}
+		if n > 0 {
+			d.Age, d.N = age, n
+			d.More, d.CI95 = newDifference(n, gained, lost)
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// Difference finds a comparison with the reference; false where there is none.
+func (r *MemoryReport) Difference(group, strategy string, budget int, age string) (Difference, bool) {
+	for _, d := range r.Differences {
+		if d.Group == group && d.Strategy == strategy && d.Budget == budget && d.Age == age {
+			return d, true
+		}
+	}
+	return Difference{}, false
 }
 
 // typesOf lists the types that were asked, simcam's in their order and then others.
@@ -244,14 +333,16 @@ func costOf(c Cost, records []MemoryRecord, samples []MemorySample) Cost {
 	c.Tokens, c.PromptTokens, c.CachedTokens, c.FirstTokenMS = round3(mean(tokens)), round3(mean(prompts)), round3(mean(cached)), median(first)
 	c.SelectUS, c.SelectP99US = round3(mean(selects)), round3(percentile(selects, .99))
 	sum, n := 0.0, 0
+	var medians []float64
 	for _, s := range samples {
 		if s.Strategy != c.Strategy {
 			continue
 		}
+		medians = append(medians, s.MedianUS)
 		sum, n = sum+s.MeanUS*float64(s.Frames), n+s.Frames
 		c.UpdateP99US, c.Bytes, c.Entries = max(c.UpdateP99US, s.P99US), max(c.Bytes, s.Bytes), max(c.Entries, s.Entries)
 	}
-	c.UpdateUS = round3(sum / float64(max(n, 1)))
+	c.UpdateUS, c.MedianUS = round3(sum/float64(max(n, 1))), median(medians)
 	return c
 }
 
@@ -303,19 +394,17 @@ func (r *MemoryReport) MainBudget() int {
 	return slices.Max(r.Budgets)
 }
 
-// Markdown is the report as tables: for each group, strategies by the questions' age at MainBudget.
+// Markdown is the report as tables: for each group, strategies by the questions' age at MainBudget, and how they differ from Reference.
 func (r *MemoryReport) Markdown() string {
 	var b strings.Builder
 	budget := r.MainBudget()
 	for _, g := range r.Groups {
-		fmt.Fprintf(&b, "%s, at most %d visual tokens: %% exact (95 %% interval), of n questions each\n\n", r.groupWords(g), budget)
+		fmt.Fprintf(&b, "%s, at most %d visual tokens: %% exact (95 %% interval)\n\n", r.groupWords(g), budget)
 		head, line := "| strategy |", "|---|"
-		var ages []string
-		for _, a := range Ages {
-			if s, ok := r.Score(g, r.Strategies[0], budget, a, ""); ok {
-				ages = append(ages, a)
-				head, line = head+fmt.Sprintf(" %s (n = %d) |", a, s.N), line+"---:|"
-			}
+		ages := r.agesOf(g, budget)
+		for _, a := range ages {
+			s, _ := r.Score(g, r.Strategies[0], budget, a, "")
+			head, line = head+fmt.Sprintf(" %s (n = %d) |", a, s.N), line+"---:|"
 		}
 		fmt.Fprintf(&b, "%s all | mean of types | evidence shown | tokens |\n%s---:|---:|---:|---:|\n", head, line)
 		for _, name := range r.Strategies {
@@ -332,6 +421,22 @@ func (r *MemoryReport) Markdown() string {
 			fmt.Fprintf(&b, " %s | %s | %s | %.0f |\n", percentWords(s.Exact, s.CI95), percentWords(s.Macro.Mean, s.Macro.CI95), recall, s.Tokens)
 		}
 		b.WriteString("\n")
+		if reference := r.Reference(); reference != "" {
+			fmt.Fprintf(&b, "The same questions: points more than %s (95 %% interval)\n\n| strategy | %s | all |\n|---|%s---:|\n",
+				reference, strings.Join(ages, " | "), strings.Repeat("---:|", len(ages)))
+			for _, name := range r.Strategies {
+				if name == reference {
+					continue
+				}
+				fmt.Fprintf(&b, "| %s |", name)
+				for _, a := range append(ages, "") {
+					d, _ := r.Difference(g, name, budget, a)
+					fmt.Fprintf(&b, " %s |", pointWords(d))
+				}
+				b.WriteString("\n")
+			}
+			b.WriteString("\n")
+		}
 	}
 	fmt.Fprintf(&b, "%d questions, %d answers, %d of them generated, %.0f s in all on %s (%s), model %s %s, commit %s.\n",
 		r.Questions, r.Answers, r.Generated, r.Seconds, r.Machine.CPU, r.Machine.Device, r.Machine.Model, r.Machine.ModelHash, r.Machine.Commit)
@@ -339,6 +444,28 @@ func (r *MemoryReport) Markdown() string {
 		fmt.Fprintf(&b, "%d answers are missing because nothing in memory fitted the budget; they count as wrong.\n", r.Refused)
 	}
 	return b.String()
+}
+
+// agesOf are those ages that questions of a group had.
+func (r *MemoryReport) agesOf(group string, budget int) (ages []string) {
+	for _, a := range Ages {
+		if _, ok := r.Score(group, r.Strategies[0], budget, a, ""); ok {
+			ages = append(ages, a)
+		}
+	}
+	return ages
+}
+
+// pointWords is a difference in percentage points.
+func pointWords(d Difference) string {
+	signed := func(format string, x float64) string {
+		text := fmt.Sprintf(format, 100*x)
+		if strings.Trim(text, "+-0.") == "" {
+			return "0"
+		}
+		return strings.Replace(text, "-", "−", 1)
+	}
+	return fmt.Sprintf("%s (%s…%s)", signed("%+.1f", d.More), signed("%+.0f", d.CI95[0]), signed("%+.0f", d.CI95[1]))
 }
 
 func percentWords(p float64, ci [2]float64) string {

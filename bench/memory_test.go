@@ -196,12 +196,48 @@ func TestMemoryTellsMemoriesApart(t *testing.T) {
 	assert.Equal(t, 16.0, end[1].Entries)
 	assert.InDelta(t, end[1].Bytes*1383/16, end[0].Bytes, end[0].Bytes*.02)
 
+	d, ok := r.Difference("videos", "everything", 1<<16, "")
+	require.True(t, ok)
+	assert.Equal(t, "recent", d.Reference)
+	assert.Equal(t, 5, d.N)
+	assert.InDelta(t, .8, d.More, 1e-9, "four of five were gained")
+	d, _ = r.Difference("videos", "everything", 512, "")
+	assert.Zero(t, d.More)
+	d, _ = r.Difference("videos", "blind", 512, "now")
+	assert.Equal(t, -1.0, d.More)
+
 	md := r.Markdown()
+	assert.Contains(t, md, "points more than recent")
+	assert.Contains(t, md, "| newest | 0 (−")
 	assert.Contains(t, md, "1 video, at most 512 visual tokens")
 	assert.Regexp(t, `\| recent \| 100\.0 \(21–100\) \| 0\.0 \(0–79\) \|.* 20\.0 \(4–62\) \| 25\.0 `, md)
 	text, err := os.ReadFile(o.Log)
 	require.NoError(t, err)
 	assert.Equal(t, 1+5*4*2+1, strings.Count(string(text), "\n"))
+}
+
+// With a disk, a question that names a time is answered from what the memory has forgotten.
+func TestMemoryReadsBackFromDisk(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	for disk, want := range map[int64]float64{0: 0, 64 << 20: 1} {
+		var asked, encoded atomic.Int64
+		rig, video := oldStreetRig(&asked, &encoded)
+		q := simcam.Truth{ID: "then", Type: simcam.PastState, Form: "yesno", Question: "What happened between 09:02:00 and 09:02:10?", Answer: "Yes, it was.", Short: "yes",
+			At: 690 * second, From: 122 * second, To: 124 * second, Evidence: []simcam.Span{{From: 122 * second, To: 124 * second}}}
+		video.Questions = []simcam.Truth{q}
+		rig.Model = witness{epoch: video.Epoch, questions: video.Questions, asked: &asked}
+		r, err := Memory(t.Context(), rig, MemoryOptions{Subjects: []Subject{{"recent", memorybank.Recent{N: 16}}}, Budgets: []int{2048}, Videos: []Video{video}, Disk: disk})
+		require.NoError(t, err)
+		s, ok := r.Score("videos", "recent", 2048, "", "")
+		require.True(t, ok)
+		assert.Equal(t, want, s.Exact, "%d bytes", disk)
+		assert.Equal(t, want, s.Recall.Exact)
+		s, _ = r.Score("videos", "newest", 2048, "", "")
+		assert.Zero(t, s.Exact, "the baselines have no disk")
+	}
+	left, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	assert.Empty(t, left, "the disk's directories are left behind")
 }
 
 func memorySimOptions(t *testing.T) MemoryOptions {
@@ -244,6 +280,9 @@ func TestMemoryResumes(t *testing.T) {
 	assert.Equal(t, whole.Scores, resumed.Scores)
 	assert.Equal(t, whole.Generated, resumed.Generated)
 	assert.Len(t, resumed.Series, len(whole.Series), "what was measured before the interruption is there too")
+	again, err := Memory(t.Context(), rig, o)
+	require.NoError(t, err)
+	assert.Equal(t, resumed, again, "all of it is in the log, also how long it took")
 
 	o.Seeds = append(o.Seeds, 900_303)
 	more, err := Memory(t.Context(), rig, o)
@@ -274,6 +313,7 @@ func TestMemoryRefuses(t *testing.T) {
 		"named twice":           func(o *MemoryOptions) { o.Subjects = append(o.Subjects, o.Subjects[0]) },
 		"without":               func(o *MemoryOptions) { o.Subjects[0].Name = "" },
 		"no streams":            func(o *MemoryOptions) { o.Seeds = nil },
+		"on disk: want":         func(o *MemoryOptions) { o.Disk = 100 },
 		"no budgets":            func(o *MemoryOptions) { o.Budgets = nil },
 		"one frame takes 32":    func(o *MemoryOptions) { o.Budgets = []int{16} },
 		"is named twice":        func(o *MemoryOptions) { o.Seeds = []uint64{1, 1} },
@@ -344,6 +384,15 @@ func (brokenEncoder) Encode(context.Context, ...ingest.Frame) ([]compute.Matrix,
 	return nil, errors.New("broken")
 }
 
+func TestQueriesAreWorkedOutOnce(t *testing.T) {
+	n := 0
+	query := onceEach(func(q string) []float32 { n++; return []float32{float32(len(q))} })
+	assert.Equal(t, query("a"), query("a"))
+	assert.Equal(t, []float32{2}, query("bb"))
+	assert.Equal(t, 2, n)
+	assert.Nil(t, onceEach(nil))
+}
+
 func TestAges(t *testing.T) {
 	at := 20 * time.Minute
 	spans := func(to ...time.Duration) (out []simcam.Span) {
@@ -397,6 +446,17 @@ func TestAverage(t *testing.T) {
 	assert.Less(t, a.CI95[0], .60)
 	assert.Greater(t, a.CI95[1], .90)
 	assert.Equal(t, Average{CI95: [2]float64{0, 1}}, newAverage(nil))
+}
+
+func TestDifference(t *testing.T) {
+	more, ci := newDifference(100, 30, 10)
+	assert.InDelta(t, .2, more, 1e-9)
+	assert.InDelta(t, .0791, ci[0], 5e-5) // Agresti and Min's: b* = 30.5, c* = 10.5, n* = 102
+	assert.InDelta(t, .3131, ci[1], 5e-5)
+	more, ci = newDifference(3, 0, 0)
+	assert.Zero(t, more)
+	assert.Less(t, ci[0], -.3, "three that agree prove little")
+	assert.InDelta(t, -ci[0], ci[1], 1e-9)
 }
 
 func TestEveryMinutes(t *testing.T) {
@@ -474,9 +534,9 @@ func TestMemoryPage(t *testing.T) {
 		assert.True(t, ids[ref], "nothing is called %s", ref)
 	}
 	assert.Equal(t, 3*4+2, svgs, "four plots a group, and two of what it costs")
-	assert.Equal(t, 3*5+3, tables)
+	assert.Equal(t, 3*6+3, tables)
 	assert.Equal(t, tables+1, figures)
-	for _, id := range []string{"2-min-age", "3-min-tokens", "videos-age", "videos-recall", "videos-recall-age", "videos-type", "cost-update", "cost-bytes", "cost-table"} {
+	for _, id := range []string{"2-min-age", "3-min-tokens", "videos-age", "videos-recall", "videos-recall-age", "videos-type", "videos-against", "cost-update", "cost-bytes", "cost-table"} {
 		assert.True(t, ids[id], id)
 	}
 	s, _ := r.Score("videos", "flash", 512, "now", "")

@@ -41,6 +41,9 @@ func (r *EngineReport) Markdown() string {
 	fmt.Fprintf(&b, "| first token, full memory, nothing cached | %.1f ms |\n", r.FirstTokenMS)
 	fmt.Fprintf(&b, "| first token, memory prefilled | %.1f ms |\n", r.FirstTokenWarmMS)
 	fmt.Fprintf(&b, "| tokens a second while answering | %.0f |\n", r.TokensPerS)
+	if r.IndicateMS > 0 {
+		fmt.Fprintf(&b, "| what a frame shows, for questions to find it by | %.2f ms |\n| a question, to find frames by | %.2f ms |\n", r.IndicateMS, r.QueryMS)
+	}
 	fmt.Fprintf(&b, "| visual tokens of the memory | %d |\n", r.VisualTokens)
 	for _, row := range r.Rows {
 		if row.Unit == "%" || row.Unit == "nats" {

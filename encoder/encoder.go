@@ -83,7 +83,6 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err e
 	}
 	err = dev.Run(context.Background(), func(ops compute.Ops) {
 		_, e.patcher = ops.(compute.Patcher)
-		e.patcher = e.patcher && c.Merge == 1 // it knows only the plain order
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("encoder: load: %w", err), e.arena.Close())
@@ -222,7 +221,7 @@ func (e *Encoder) patches(frames []ingest.Frame) func(compute.Ops, compute.Tenso
 		for i, f := range frames {
 			pics[i] = compute.Picture{W: f.W, H: f.H, Pix: f.Pix}
 		}
-		args := compute.PatchArgs{W: v.Image.W, H: v.Image.H, Patch: v.PatchSize, Mean: e.c.Mean, Std: e.c.Std}
+		args := compute.PatchArgs{W: v.Image.W, H: v.Image.H, Patch: v.PatchSize, Merge: e.c.Merge, Mean: e.c.Mean, Std: e.c.Std}
 		return func(ops compute.Ops, dst compute.Tensor) { ops.(compute.Patcher).Patches(dst, pics, args) }
 	}
 	per := e.staging.Rows / e.t.batch

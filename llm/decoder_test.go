@@ -124,8 +124,9 @@ func step(t *testing.T, m *bare, ids []int32, past, want int) []float32 {
 	return m.forward(t, []compute.Input{{IDs: ids}}, past, want).Data
 }
 
-// tolerances are relative to the largest logit; the tiny models' weights are large, so rounding shows more than in trained ones.
-var tolerances = map[compute.DType]float64{compute.F32: 2e-5, compute.BF16: 4e-2, compute.I8: 3e-1}
+// tolerances are relative to the largest logit; the tiny models' weights are large, so rounding shows more than in trained ones. A GPU
+// holds the residual stream as bfloat16 too, which in rows of 36 averages out least.
+var tolerances = map[compute.DType]float64{compute.F32: 2e-5, compute.BF16: 5e-2, compute.I8: 3e-1}
 
 // types are all that weights are held as.
 var types = []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4}

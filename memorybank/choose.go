@@ -2,6 +2,7 @@ package memorybank
 
 import (
 	"cmp"
+	"container/heap"
 	"math"
 	"slices"
 )
@@ -33,51 +34,98 @@ func (o Order) String() string {
 // nearest twice as many as fit. Without a query, or where no entry has an indicator, it spreads over entries evenly. The result
 // keeps entries' order and IDs.
 func choose(s *Snapshot, entries []Entry, query []float32, left *budget) []Entry {
+	return chooseBut(s, entries, -1, query, left)
+}
+
+// chooseBut is choose; where there is a query to choose by, it leaves out the entry at place but (-1: none).
+func chooseBut(s *Snapshot, entries []Entry, but int, query []float32, left *budget) []Entry {
 	switch {
 	case left.unlimited || len(entries) == 0:
 		return entries
-	case len(query) == 0 || !slices.ContainsFunc(entries, func(e Entry) bool { return e.Indicator.Dim() == len(query) }):
+	case !answerable(entries, query):
 		return spread(entries, left)
 	}
-	near := nearest(entries, query)
+	near := nearest(entries, but, query)
+	var taken []int
 	if s.Prefer != AnyTime {
-		rows, n := 0, 0
-		for n < len(near) && rows < 2*left.left {
-			rows += entries[near[n]].Tokens.Rows
-			n++
+		var among []int
+		for rows := 0; rows < 2*left.left && len(*near) > 0; {
+			i := near.pop()
+			among = append(among, i)
+			rows += entries[i].Tokens.Rows
 		}
-		slices.SortStableFunc(near[:n], func(i, j int) int {
+		slices.SortStableFunc(among, func(i, j int) int {
 			c := cmp.Compare(entries[i].Start, entries[j].Start)
 			if s.Prefer == Latest {
 				return -c
 			}
 			return c
 		})
+		for _, i := range among {
+			if left.take(entries[i]) {
+				taken = append(taken, i)
+			}
+		}
 	}
-	return take(entries, near, left)
+	for len(*near) > 0 {
+		if i := near.pop(); left.take(entries[i]) {
+			taken = append(taken, i)
+		} else { // it never will, and neither will those as large
+			near.drop(func(i int) bool { return entries[i].Tokens.Rows > left.left })
+		}
+	}
+	return inOrder(entries, taken)
 }
 
-// nearest returns entries' places, the nearest to query first.
-func nearest(entries []Entry, query []float32) []int {
-	type place struct {
-		cosine float64
-		i      int
-	}
-	ranked := make([]place, len(entries))
-	for i, e := range entries {
-		ranked[i] = place{e.Indicator.Cosine(query), i}
-	}
-	slices.SortFunc(ranked, func(a, b place) int {
-		if c := cmp.Compare(b.cosine, a.cosine); c != 0 {
-			return c
+// answerable reports whether some of entries can be compared with query.
+func answerable(entries []Entry, query []float32) bool {
+	for i := range entries {
+		if len(query) > 0 && entries[i].Indicator.Dim() == len(query) {
+			return true
 		}
-		return cmp.Compare(a.i, b.i)
-	})
-	order := make([]int, len(ranked))
-	for k, r := range ranked {
-		order[k] = r.i
 	}
-	return order
+	return false
+}
+
+// byNearness is entries' places as a heap, the nearest to a question first (ties: the earlier in entries).
+type byNearness []nearness
+
+type nearness struct {
+	cosine float64
+	i      int
+}
+
+func (h byNearness) Len() int { return len(h) }
+func (h byNearness) Less(a, b int) bool {
+	return h[a].cosine > h[b].cosine || h[a].cosine == h[b].cosine && h[a].i < h[b].i
+}
+func (h byNearness) Swap(a, b int) { h[a], h[b] = h[b], h[a] }
+func (h *byNearness) Push(any)     {}
+func (h *byNearness) Pop() any     { *h = (*h)[:len(*h)-1]; return nil }
+
+// pop takes the nearest place out.
+func (h *byNearness) pop() int {
+	i := (*h)[0].i
+	heap.Pop(h)
+	return i
+}
+
+// drop takes out all places of which out is true.
+func (h *byNearness) drop(out func(i int) bool) {
+	*h = slices.DeleteFunc(*h, func(n nearness) bool { return out(n.i) })
+	heap.Init(h)
+}
+
+// nearest orders entries' places, except but, by their cosine to query.
+func nearest(entries []Entry, but int, query []float32) *byNearness {
+	h := make(byNearness, 0, len(entries))
+	for i := range entries {
+		if i != but {
+			h = append(h, nearness{entries[i].Indicator.Cosine(query), i})
+		}
+	}
+	heap.Init(&h)
+	return &h
 }
 
 // take spends left on entries in the order of places, passes over those that do not fit, and returns what it took in entries' order.
@@ -91,12 +139,26 @@ func take(entries []Entry, places []int, left *budget) []Entry {
 			taken = append(taken, i)
 		}
 	}
-	slices.Sort(taken)
-	out := make([]Entry, len(taken))
-	for k, i := range taken {
+	return inOrder(entries, taken)
+}
+
+// inOrder returns the entries at places, in entries' order.
+func inOrder(entries []Entry, places []int) []Entry {
+	slices.Sort(places)
+	out := make([]Entry, len(places))
+	for k, i := range places {
 		out[k] = entries[i]
 	}
 	return out
+}
+
+// leastRows is the number of rows of the smallest of entries.
+func leastRows(entries []Entry) int {
+	least := math.MaxInt
+	for i := range entries {
+		least = min(least, entries[i].Tokens.Rows)
+	}
+	return least
 }
 
 // spread takes as many entries as fit, spread evenly. It keeps IDs, so cached work stays valid, and never claims a span it does not
@@ -107,11 +169,8 @@ func spread(entries []Entry, left *budget) []Entry { return thin(entries, len(en
 // that fit.
 func thin(entries []Entry, most int, left *budget) []Entry {
 	most = max(min(most, len(entries)), 0)
-	n, least := most, math.MaxInt
+	n, least := most, leastRows(entries)
 	if !left.unlimited {
-		for _, e := range entries {
-			least = min(least, e.Tokens.Rows)
-		}
 		n = min(n, left.left/max(least, 1))
 	}
 	for n > 0 {
@@ -139,12 +198,7 @@ func thin(entries []Entry, most int, left *budget) []Entry {
 			places = append(places, i)
 		}
 	}
-	slices.Sort(places)
-	picked := make([]Entry, len(places))
-	for i, p := range places {
-		picked[i] = entries[p]
-	}
-	return picked
+	return inOrder(entries, places)
 }
 
 // budget counts visual tokens down.

@@ -43,18 +43,18 @@ import (
 // With a budget below the strategy's own size, the newest frame comes first, then exemplars by weight, then as many clusters
 // as fit: those nearest to the question, or spread evenly where there is no query.
 //
-// Compat reproduces the released code's streaming rules (kmeans_ordered and klarge_retrieve), one of its units being one frame, as it doubles
-// every streamed frame. 60 clusters (temporal_length 120 frames) and 30 details (spatial_length 60). Over 60, k-means of all rows, at most
-// 10 rounds, from 60 of the different rows at random; where there are fewer different ones, the first rows stay by themselves to
-// make up the number. Weights add. Clusters are ordered by the mean of their members' row numbers, so that they may overlap and interleave in time. Select
-// shows the details by weight (ties, and all of them while there are at most 60 frames: the first), each the frame whose averaged rows are
-// nearest to the cluster's, of all frames that are kept, so that one may come twice, and then the clusters; no newest frame. Of the code's
-// defects it keeps these: times of clusters are the mean row number, never above 60, while details have frame numbers (Q1; see
-// Positions); text begins after as many positions as there are tokens, which is not what the model was trained with (Q3). It does not
-// keep: times in bfloat16 and in two bases (Q2), the bank without a bound (Q4: of each cluster one frame is kept, so that details are searched among
-// 60 and not among all), distances in bfloat16 (Q5; here float64), divisions by zero (Q6: an empty cluster is left out). Its unseeded
-// permutation is one made of the frame's ID here. For these, results cannot be the code's bit for bit. Frames of another grid than the
-// oldest one's, or with values that are not numbers, cannot be clustered: the oldest cluster goes instead.
+// Compat reproduces the released code's streaming rules (kmeans_ordered and klarge_retrieve), one of its units being one frame, as it
+// doubles every streamed frame. 60 clusters (temporal_length 120 frames) and 30 details (spatial_length 60). Over 60, k-means of all rows,
+// at most 10 rounds, from 60 of the different rows at random; where there are fewer different ones, the first rows stay by themselves to
+// make up the number. Weights add. Clusters are ordered by the mean of their members' row numbers, so that they may overlap and interleave
+// in time. Select shows the details by weight (ties, and all of them while there are at most 60 frames: the first), each the frame whose
+// averaged rows are nearest to the cluster's, of all frames that are kept, so that one may come twice, and then the clusters; no newest
+// frame. Of the code's defects it keeps these: times of clusters are the mean row number, never above 60, while details have frame numbers
+// (Q1; see Positions); text begins after as many positions as there are tokens, which is not what the model was trained with (Q3). It does
+// not keep: times in bfloat16 and in two bases (Q2), the bank without a bound (Q4: of each cluster one frame is kept, so that details are
+// searched among 60 and not among all), distances in bfloat16 (Q5; here float64), divisions by zero (Q6: an empty cluster is left out). Its
+// unseeded permutation is one made of the frame's ID here. For these, results cannot be the code's bit for bit. Frames of another grid than
+// the oldest one's, or with values that are not numbers, cannot be clustered: the oldest cluster goes instead.
 type Flash struct {
 	Synopsis int  // most clusters; 64; 60 with Compat, where 240 is the most
 	Detail   int  // exemplars shown; 8; 30 with Compat; below 0 none

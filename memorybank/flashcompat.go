@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// flashCompat is one step of the released code's streaming synopsis; see Flash. rows, which belong to the caller, are the clusters and the new
-// frame. seq of an entry is its time: the mean of its members' row numbers, rounded (half to even).
+// flashCompat is one step of the released code's streaming synopsis; see Flash. rows, which belong to the caller, are the clusters and the
+// new frame. seq of an entry is its time: the mean of its members' row numbers, rounded (half to even).
 func flashCompat(rows []Entry, most int, id uint64) []Entry {
 	for i := range rows {
 		rows[i].seq = uint64(i)
@@ -82,8 +82,8 @@ func flashCompat(rows []Entry, most int, id uint64) []Entry {
 	return out
 }
 
-// nearestFrames returns for each of the heaviest entries, the heaviest first, the frame kept by any entry whose averaged rows are nearest to it
-// (ties: that of the first entry); as many of most as fit.
+// nearestFrames returns for each of the heaviest entries, the heaviest first, the frame kept by any entry whose averaged rows are nearest
+// to it (ties: that of the first entry); as many of most as fit.
 func nearestFrames(entries []Entry, most int, left *budget) []Entry {
 	var frames []Entry
 	for _, i := range heaviest(entries, most) {
@@ -130,9 +130,10 @@ func distanceBelow(a, b []float32, least float64) float64 {
 // start+y, start+x); one of a cluster, whose time is q, at (start+S+q, start+S+y, start+S+x), on all three axes. q is the mean of
 // its frames' numbers, halves to even.
 //
-// Text begins behind the greatest position of all. The released code trains with start+S+max(T-1, h-1, w-1)+1, where T is the number of clusters and
-// h, w their grid, worked out before times take the place of cluster numbers, so that clusters may come to lie behind the beginning of the
-// text. With Compat, both are as in the released code's streaming: q is the mean of row numbers (Q1), and text begins at start + all rows (Q3).
+// Text begins behind the greatest position of all. The released code trains with start+S+max(T-1, h-1, w-1)+1, where T is the number of
+// clusters and h, w their grid, worked out before times take the place of cluster numbers, so that clusters may come to lie behind the
+// beginning of the text. With Compat, both are as in the released code's streaming: q is the mean of row numbers (Q1), and text begins at
+// start + all rows (Q3).
 //
 // The embedded decoder has positions of one dimension and does not use this.
 func (f Flash) Positions(s *Snapshot, shown []Entry, start int) (rows [][3]int, text int) {

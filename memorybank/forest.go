@@ -7,20 +7,20 @@ import (
 )
 
 // Forest is StreamForest's event memory (Zeng et al., "StreamForest: Efficient Online Video Understanding with Persistent Event Memory",
-// arXiv 2509.24871, NeurIPS 2025): the current frame whole, the frames of the last seconds averaged 2x2 (short-term memory), and the past as events
-// that merge under a quota (long-term memory). Zero fields mean the defaults.
+// arXiv 2509.24871, NeurIPS 2025): the current frame whole, the frames of the last seconds averaged 2x2 (short-term memory), and the past
+// as events that merge under a quota (long-term memory). Zero fields mean the defaults.
 //
-// Segment says when the oldest short-term frames are an event: by default once 26 are there, up to the lowest cosine among the first 8 pairs,
-// so that 18 to 25 remain. An event of n frames becomes ceil(n/2) pictures, each the mean of a stretch of neighbouring frames. While there are more than
-// Events pictures, the two neighbouring events with the least penalty (as of LeastPenalty; ties: the earliest) become one, of ceil((n1+n2)/2)
-// pictures: 0.4*(1-cosine of their mean rows) + 0.2*time + 0.4*merges, where time is the mean of the two events' middles, in frames, over all
-// frames so far, and merges the mean of how many events each was made of over the greatest such mean. To become fewer, the two
-// neighbouring pictures of an event whose merging costs least (Ward's cost of their mean rows, as in Flash; ties: the earliest) are averaged,
-// weighted by their frames, until there are as few as wanted. So pictures are spans of time, disjoint and in order, and
-// together with the short-term frames their weights count every frame.
+// Segment says when the oldest short-term frames are an event: by default once 26 are there, up to the lowest cosine among the first 8
+// pairs, so that 18 to 25 remain. An event of n frames becomes ceil(n/2) pictures, each the mean of a stretch of neighbouring frames. While
+// there are more than Events pictures, the two neighbouring events with the least penalty (as of LeastPenalty; ties: the earliest) become
+// one, of ceil((n1+n2)/2) pictures: 0.4*(1-cosine of their mean rows) + 0.2*time + 0.4*merges, where time is the mean of the two events'
+// middles, in frames, over all frames so far, and merges the mean of how many events each was made of over the greatest such mean. To
+// become fewer, the two neighbouring pictures of an event whose merging costs least (Ward's cost of their mean rows, as in Flash; ties: the
+// earliest) are averaged, weighted by their frames, until there are as few as wanted. So pictures are spans of time, disjoint and in order,
+// and together with the short-term frames their weights count every frame.
 //
-// Sizes are for a grid of 4x8: 32 rows of the newest frame, up to 25*8 of short-term frames and 35*8 of events make 512 at most. The paper has
-// 729 + 18*128 + 5120 (80 pictures of 64), in frames at 1 a second.
+// Sizes are for a grid of 4x8: 32 rows of the newest frame, up to 25*8 of short-term frames and 35*8 of events make 512 at most. The paper
+// has 729 + 18*128 + 5120 (80 pictures of 64), in frames at 1 a second.
 //
 // Where it departs from the released code, and why:
 //   - A picture is 2x2 averaged rows; the paper's short-term frames are 128 tokens and its events 64 a frame, each merged from the finer ones
@@ -114,24 +114,24 @@ func leastPenalty(pictures []Entry, frames float64) (from, middle, to int) {
 	var events []event
 	for i, seen := 0, 0.0; i < len(pictures); {
 		n, weight := eventLength(pictures[i:]), 0.0
-		for _, p := range pictures[i : i+n] {
-			weight += float64(p.Weight)
+		for k := range n {
+			weight += float64(pictures[i+k].Weight)
 		}
 		events = append(events, event{i, seen + weight/2})
 		seen, i = seen+weight, i+n
 	}
-	events = append(events, event{at: len(pictures)})
+	events = append(events, event{at: len(pictures)}) // where the last one ends
 	if len(events) == 2 {
 		return 0, len(pictures), len(pictures)
 	}
 	most := 0.0
 	for k := range len(events) - 2 {
-		most = max(most, merges(pictures[events[k].at], pictures[events[k+1].at]))
+		most = max(most, merges(&pictures[events[k].at], &pictures[events[k+1].at]))
 	}
 	best, least := 0, math.Inf(1)
 	for k := range len(events) - 2 {
 		a, b := events[k], events[k+1]
-		p := penalty(pictures[b.at].ward, (a.middle+b.middle)/2/frames, merges(pictures[a.at], pictures[b.at])/most)
+		p := penalty(pictures[b.at].ward, (a.middle+b.middle)/2/frames, merges(&pictures[a.at], &pictures[b.at])/most)
 		if p < least {
 			best, least = k, p
 		}

@@ -68,15 +68,20 @@ func (i Indicator) Cosine(unit []float32) float64 {
 		return -1
 	}
 	var s0, s1, s2, s3 float32
-	k := 0
-	for c := i.codes; k+4 <= len(unit); k += 4 {
-		s0 += fromE4M3[c[k]] * unit[k]
-		s1 += fromE4M3[c[k+1]] * unit[k+1]
-		s2 += fromE4M3[c[k+2]] * unit[k+2]
-		s3 += fromE4M3[c[k+3]] * unit[k+3]
+	c, value := i.codes, &fromE4M3
+	for len(c) >= 8 && len(unit) >= 8 { // written so that no index needs to be checked
+		s0 += value[c[0]] * unit[0]
+		s1 += value[c[1]] * unit[1]
+		s2 += value[c[2]] * unit[2]
+		s3 += value[c[3]] * unit[3]
+		s0 += value[c[4]] * unit[4]
+		s1 += value[c[5]] * unit[5]
+		s2 += value[c[6]] * unit[6]
+		s3 += value[c[7]] * unit[7]
+		c, unit = c[8:], unit[8:]
 	}
-	for ; k < len(unit); k++ {
-		s0 += fromE4M3[i.codes[k]] * unit[k]
+	for k, u := range unit {
+		s0 += value[c[k]] * u
 	}
 	return float64((s0 + s1 + s2 + s3) * i.inv)
 }

@@ -1,7 +1,6 @@
 package memorybank
 
 import (
-	"cmp"
 	"math"
 	"slices"
 
@@ -186,10 +185,16 @@ func cluster(members []Entry, centroid []float64, id uint64) Entry {
 
 // heaviest returns the places of the heaviest entries, at most most, the heaviest first (ties: the first in entries).
 func heaviest(entries []Entry, most int) []int {
-	places := make([]int, len(entries))
-	for i := range places {
-		places[i] = i
+	var places []int
+	for i := range entries {
+		w := entries[i].Weight
+		at := len(places)
+		for at > 0 && entries[places[at-1]].Weight < w {
+			at--
+		}
+		if at < most {
+			places = slices.Insert(places[:min(len(places), most-1)], at, i)
+		}
 	}
-	slices.SortStableFunc(places, func(i, j int) int { return cmp.Compare(entries[j].Weight, entries[i].Weight) })
-	return places[:min(max(most, 0), len(places))]
+	return places
 }

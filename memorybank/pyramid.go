@@ -13,8 +13,8 @@ import (
 // that are most alike (the cosine of their mean rows; ties: the earliest pair), and that frame, averaged 2x2 again, goes to
 // the next list; what the last list gives up is gone. Everything is shown, in time order. Zero fields mean the defaults.
 //
-// Capacity is 4, 16 and 64 frames, for a grid of 4x8: 4 of 32 rows, 16 of 8 and 64 of 2, with the newest frame 416 at most. The paper's grids have
-// 256, 64 and 16 rows, its capacities are 2/2/12 (832 rows) online and 24/24/144 offline. Every is the paper's 8, 4, 1.
+// Capacity is 4, 16 and 64 frames, for a grid of 4x8: 4 of 32 rows, 16 of 8 and 64 of 2, with the newest frame 416 at most. The paper's
+// grids have 256, 64 and 16 rows, its capacities are 2/2/12 (832 rows) online and 24/24/144 offline. Every is the paper's 8, 4, 1.
 //
 // Where it departs from the released code, which Compat reproduces, and why:
 //   - Neighbours are neighbours in time. The code appends a demoted frame at the end of the next list, and compares it with what happened to
@@ -24,8 +24,8 @@ import (
 //     of a pair goes, a frame survives at least its own arrival in both.
 //   - A demoted frame that finds the next list full makes that one demote a frame too. The code deletes that list's victim,
 //     though the level below it may have room.
-//   - A list of capacity 0 passes frames on to the next one. In the code 0 is "without limit"; with Compat it is 1024 frames, as nothing here grows for
-//     ever. A list of capacity 1 gives up what it has; the code fails (the greatest of no pairs).
+//   - A list of capacity 0 passes frames on to the next one. In the code 0 is "without limit"; with Compat it is 1024 frames, as nothing
+//     here grows for ever. A list of capacity 1 gives up what it has; the code fails (the greatest of no pairs).
 //   - The newest frame is always shown whole, instead of its averaged rows. In the code it has the rows of its list, mostly the coarsest.
 //
 // The cosine of neighbours is worked out once, when they become neighbours. The code's offline evaluation encodes all frames again for
@@ -36,7 +36,7 @@ import (
 // With a budget below the bank's size, the newest frame comes first, then frames at the levels they have: those nearest to the question, or
 // spread evenly where there is no query. The paper has neither.
 type Pyramid struct {
-	Capacity [3]int // frames in each list, finest first; all zero: 4, 16, 64; below 0 is 0
+	Capacity [3]int // frames in each list, finest first; all zero: 4, 16, 64, or 2, 2, 12 with Compat; below 0 is 0
 	Every    [3]int // which frames go to which list; all zero: 8, 4, 1; 0 or below: none
 	Evict    Evict  // how a full list chooses; MostAlike
 	Compat   bool   // the released code's rules
@@ -74,8 +74,11 @@ const compatMost = 1024
 
 func (p Pyramid) sizes() (capacity, every [pyramidLevels]int) {
 	capacity, every = p.Capacity, p.Every
-	if capacity == [pyramidLevels]int{} && !p.Compat {
+	if capacity == [pyramidLevels]int{} {
 		capacity = [...]int{4, 16, 64}
+		if p.Compat {
+			capacity = [...]int{2, 2, 12}
+		}
 	}
 	if every == [pyramidLevels]int{} {
 		every = [...]int{8, 4, 1}
@@ -139,10 +142,11 @@ func (p Pyramid) Update(old []Entry, e Entry) []Entry {
 
 // listLength counts the entries at the beginning that are of list l.
 func listLength(entries []Entry, l int) int {
-	if i := slices.IndexFunc(entries, func(e Entry) bool { return int(e.part) != l }); i >= 0 {
-		return i
+	n := 0
+	for n < len(entries) && int(entries[n].part) == l {
+		n++
 	}
-	return len(entries)
+	return n
 }
 
 // demoted returns a frame as the next list holds it.
@@ -227,14 +231,16 @@ func (s *pyramidLists) victim(list []Entry) int {
 			offer(i, float64(list[i+1].At-list[i-1].At))
 		}
 	case LeastPenalty:
+		pairs := make([]struct{ frames, merges float64 }, max(len(list)-1, 0))
 		most := 0.0
-		for i := range len(list) - 1 {
-			most = max(most, merges(list[i], list[i+1]))
+		for i := range pairs {
+			a, b := &list[i], &list[i+1]
+			pairs[i].frames = (float64(a.ID/idStep-1) + float64(b.ID/idStep-1)) / 2
+			pairs[i].merges = merges(a, b)
+			most = max(most, pairs[i].merges)
 		}
-		for i := range len(list) - 1 {
-			a, b := list[i], list[i+1]
-			at := (float64(frameNumber(a)) + float64(frameNumber(b))) / 2 / s.frames
-			offer(i, penalty(b.ward, at, merges(a, b)/most))
+		for i, p := range pairs {
+			offer(i, penalty(list[i+1].ward, p.frames/s.frames, p.merges/most))
 		}
 	default:
 		for i := range len(list) - 1 {
@@ -248,31 +254,43 @@ func (s *pyramidLists) victim(list []Entry) int {
 func penalty(unlike, time, merges float64) float64 { return 0.4*unlike + 0.2*time + 0.4*merges }
 
 // merges is the mean of how many entries a and b are made of, or stand for.
-func merges(a, b Entry) float64 { return (float64(a.merges) + float64(b.merges) + 2) / 2 }
+func merges(a, b *Entry) float64 { return (float64(a.merges) + float64(b.merges) + 2) / 2 }
 
 // Select implements Strategy: everything in time order, Detail what is on the encoder's grid; the newest frame last as Newest.
 func (p Pyramid) Select(s *Snapshot, query []float32, budget int) []Entry {
 	left := newBudget(budget)
-	entries := p.inTime(s.Entries)
-	newest := s.Newest
-	k := len(entries) - 1
-	held := k >= 0 && !before(entries[k], newest) && newest.Tokens.Rows > 0
-	if p.Compat && held {
-		newest = entries[k]
+	newest, at := s.Newest, -1 // where the bank holds the newest frame
+	for i := range s.Entries {
+		if newest.Tokens.Rows > 0 && s.Entries[i].ID/idStep == newest.ID/idStep {
+			at = i
+		}
 	}
-	show := newest.Tokens.Rows > 0 && !(p.Compat && !held) && left.take(newest)
-	if show && held {
-		entries = entries[:k]
+	if p.Compat && at >= 0 {
+		newest = s.Entries[at]
 	}
-	shown := choose(s, entries, query, &left)
+	show := newest.Tokens.Rows > 0 && !(p.Compat && at < 0) && left.take(newest)
+	if !show {
+		at = -1
+	}
+	entries := s.Entries
+	if left.unlimited || !answerable(entries, query) { // to spread evenly over it, or to show it all
+		entries = p.inTime(entries, at)
+		at = -1
+	}
+	shown := slices.Clone(chooseBut(s, entries, at, query, &left))
+	slices.SortFunc(shown, func(a, b Entry) int { return cmp.Compare(a.ID, b.ID) })
 	if show {
-		shown = append(shown[:len(shown):len(shown)], newest)
+		shown = append(shown, newest)
 	}
 	return shown
 }
 
-// inTime merges the lists.
-func (p Pyramid) inTime(entries []Entry) []Entry {
+// inTime merges the lists, but for the entry at place but.
+func (p Pyramid) inTime(entries []Entry, but int) []Entry {
+	var id uint64
+	if but >= 0 {
+		id = entries[but].ID
+	}
 	var lists [pyramidLevels][]Entry
 	rest := entries
 	for l := range lists {
@@ -287,14 +305,16 @@ func (p Pyramid) inTime(entries []Entry) []Entry {
 	for {
 		first := -1
 		for l, list := range lists {
-			if len(list) > 0 && (first < 0 || before(list[0], lists[first][0])) {
+			if len(list) > 0 && (first < 0 || list[0].ID < lists[first][0].ID) {
 				first = l
 			}
 		}
 		if first < 0 {
 			return out
 		}
-		out = append(out, lists[first][0])
+		if lists[first][0].ID != id {
+			out = append(out, lists[first][0])
+		}
 		lists[first] = lists[first][1:]
 	}
 }

@@ -27,9 +27,9 @@ func (r Reservoir) size() int {
 // Update implements Strategy. Entries are in time order: which place a frame is put in makes no difference to its chances.
 func (r Reservoir) Update(old []Entry, e Entry) []Entry {
 	n := r.size()
-	entries := append(make([]Entry, 0, len(old)+1), old...)
-	if len(entries) < n {
-		return append(entries, e)
+	entries := make([]Entry, 0, min(len(old)+1, n))
+	if len(old) < n {
+		return append(append(entries, old...), e)
 	}
 	from := uint64(n)
 	if r.Even {
@@ -37,9 +37,9 @@ func (r Reservoir) Update(old []Entry, e Entry) []Entry {
 	}
 	slot := hash(r.Seed, e.ID) % from
 	if slot >= uint64(n) {
-		return entries
+		return old
 	}
-	return append(append(entries[:slot], entries[slot+1:]...), e)
+	return append(append(append(entries, old[:slot]...), old[slot+1:]...), e)
 }
 
 // hash mixes two numbers (SplitMix64 of Steele, Lea and Flood, 2014).

@@ -19,30 +19,31 @@ import (
 //   - retrieved: one whole frame each of the Retrieved (3) heaviest clusters.
 //   - spatial: the newest frame, whole.
 //
-// On the paper's grid of 8x8 that is 25*1 + 25*16 + 3*64 + 64 = 681 visual tokens; on one of 4x8 it is 25*1 + 25*8 + 3*32 + 32 = 353. Zero fields
-// mean the defaults.
+// On the paper's grid of 8x8 that is 25*1 + 25*16 + 3*64 + 64 = 681 visual tokens; on one of 4x8 it is 25*1 + 25*8 + 3*32 + 32 = 353. Zero
+// fields mean the defaults.
 //
-// Clusters: every frame is one of weight 1 at first; over Temporal, the two that cost least are merged, by Ward's cost of all their
-// rows w1*w2/(w1+w2)*|x1-x2|^2 (ties: the pair whose later cluster stands first, then whose earlier does): rows become the weighted mean,
-// weights add, and of the two exemplar frames that one stays whose averaged rows lie nearer the mean (ties: that of the earlier). Clusters stand in the
-// order of their first frames. Their spans may overlap, as a cluster is what looked alike, whenever it was: nothing but Flash's neighbours
-// in time and this differ there.
+// Clusters: every frame is one of weight 1 at first; over Temporal, the two that cost least are merged, by Ward's cost of all their rows
+// w1*w2/(w1+w2)*|x1-x2|^2 (ties: the pair whose later cluster stands first, then whose earlier does): rows become the weighted mean,
+// weights add, and of the two exemplar frames that one stays whose averaged rows lie nearer the mean (ties: that of the earlier). Clusters
+// stand in the order of their first frames. Their spans may overlap, as a cluster is what looked alike, whenever it was: there
+// Flash, which merges neighbours in time only, differs.
 //
 // Attention: the share of slot j in frame x is softmax over slots of (q m_j) . (k x) / sqrt(width of q m_j), and m_j moves by Rate * share
 // towards x; shares below 1/1000 leave a slot as it is. Without Attention, q and k take out the mean of the slots and scale what is left to
-// unit mean square, which makes the score sqrt(width) * cosine: frames of one camera are so alike that without this every slot would
-// have the same share, and all would become one. A slot's weight counts the
-// frames in which its share was the greatest (ties: the first), its picture is the last of these, and its span reaches from its first
-// frame to the last one that moved it: spans overlap. So weights of slots add up to the frames, and those of clusters do too.
+// unit mean square, which makes the score sqrt(width) * cosine: frames of one camera are so alike that without this every slot would have
+// the same share, and all would become one. A slot's weight counts the frames in which its share was the greatest (ties: the first), its
+// picture is the last of these, and its span reaches from its first frame to the last one that moved it: spans overlap. So weights of slots
+// add up to the frames, and those of clusters do too.
 //
 // Where it departs from the paper and its released code, and why; Compat reproduces the code's streaming path but for what is said below:
-//   - Merging the cheapest pair instead of k-means: deterministic, weighted, in float64. The code's streaming k-means starts from all rows but
-//     a random one, so that it merges that one into its nearest (the globally closest pair in 6 % of simulated updates); it forgets weights
-//     after every frame; and clusters come out in random order. The paper's weighted k-means is none of this, and has no order either.
+//   - Merging the cheapest pair instead of k-means: deterministic, weighted, in float64. The code's streaming k-means starts from all rows
+//     but a random one, so that it merges that one into its nearest (the globally closest pair in 6 % of simulated updates); it forgets
+//     weights after every frame; and clusters come out in random order. The paper's weighted k-means is none of this, and has no order
+//     either.
 //   - Attention over slots. The paper's is over new frames, of which a stream has one at a time: the softmax of one number is 1, every slot
 //     becomes (1-Rate)*slot + Rate*frame, and all slots converge to one running mean within some twenty frames.
-//   - Retrieved frames are exemplars, one a cluster, so the bank is bounded, and shown in time order. In the paper they are the nearest of the
-//     last 300 frames. The code looks up frames by the numbers of clusters, so that they are for ever among the first Temporal+1.
+//   - Retrieved frames are exemplars, one a cluster, so the bank is bounded, and shown in time order. In the paper they are the nearest of
+//     the last 300 frames. The code looks up frames by the numbers of clusters, so that they are for ever among the first Temporal+1.
 //
 // In Compat, which has at most 100 clusters and 32 retrieved frames, k-means' unseeded permutation is one made of the frame's ID, equal
 // weights are ranked by cluster number (torch leaves that open), distances are in float64 (half precision over 16,384 dimensions may overflow
@@ -56,12 +57,12 @@ type Star struct {
 	Abstract  int        // slots; 25; below 0 none; at most 100
 	Retrieved int        // whole frames of the past shown; 3; below 0 none
 	Rate      float32    // of a slot's change; 0.2; at most 1
-	Attention *Attention // a checkpoint's projections; nil: the identity
+	Attention *Attention // a checkpoint's projections; nil: see above
 	Compat    bool
 }
 
 // Attention is the learned part of Star's abstract memory: q_proj and k_proj of a Flash-VStream checkpoint (attention_model.q_proj...).
-// Whoever sets it keeps its hands off. A frame whose rows have another width than In is treated as if there were none.
+// It must not change once it is set. One whose shapes do not fit together (see Check) or do not fit the rows counts as none.
 type Attention struct {
 	Query, Key         compute.Matrix // [out, in]: 32 x 1024 in the released checkpoint
 	QueryBias, KeyBias []float32      // [out], or nil
@@ -71,7 +72,8 @@ type Attention struct {
 func (a *Attention) Check() error {
 	for name, m := range map[string]compute.Matrix{"query": a.Query, "key": a.Key} {
 		if m.Rows != a.Query.Rows || m.Cols != a.Query.Cols || len(m.Data) != m.Rows*m.Cols || m.Rows == 0 {
-			return fmt.Errorf("memorybank: attention: %s projection is %dx%d with %d values, the query's %dx%d", name, m.Rows, m.Cols, len(m.Data), a.Query.Rows, a.Query.Cols)
+			return fmt.Errorf("memorybank: attention: %s projection is %dx%d with %d values, the query's %dx%d",
+				name, m.Rows, m.Cols, len(m.Data), a.Query.Rows, a.Query.Cols)
 		}
 	}
 	for name, b := range map[string][]float32{"query": a.QueryBias, "key": a.KeyBias} {
@@ -398,8 +400,9 @@ func (s Star) random(rows []Entry, id uint64) (next []Entry, heavy []Entry) {
 	return next, heavy
 }
 
-// remember keeps the frames that the released code can retrieve, and marks those that it does: for each of the heaviest clusters, the
-// first of the rows before clustering that is equal to the row with the cluster's number; and the number of that row is taken for that of a frame.
+// remember keeps the frames that the released code can retrieve, and marks those that it does: for each of the heaviest clusters, the first
+// of the rows before clustering that is equal to the row with the cluster's number; and the number of that row is taken for that of a
+// frame.
 func (s Star) remember(frames []Entry, e Entry, rows, heavy []Entry) []Entry {
 	next := append(make([]Entry, 0, len(frames)+1), frames...)
 	if len(next) <= s.Temporal {

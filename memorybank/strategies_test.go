@@ -14,6 +14,7 @@ import (
 
 	"afterimage/internal/compute"
 
+	"github.com/maruel/safetensors"
 	"github.com/stretchr/testify/require"
 )
 
@@ -173,17 +174,25 @@ func TestPositions(t *testing.T) {
 
 // everyStrategy is what the tests below go through: defaults, small ones, extremes.
 var everyStrategy = []Strategy{
-	Recent{N: 3}, Uniform{}, Uniform{N: 1}, Uniform{N: 4}, Uniform{N: math.MaxInt}, Reservoir{}, Reservoir{N: 1}, Reservoir{N: 5, Seed: 3}, Reservoir{N: 5, Even: true},
-	Flash{}, Flash{Synopsis: 1, Detail: -1}, Flash{Synopsis: 4, Detail: 2}, Flash{Synopsis: 6, Detail: 3, Compat: true}, Flash{Synopsis: 1, Detail: 9, Compat: true},
-	Flash{Compat: true},
-	Pyramid{}, Pyramid{Capacity: [3]int{1, 1, 1}}, Pyramid{Capacity: [3]int{0, 2, 0}}, Pyramid{Capacity: [3]int{-1, 0, 0}}, Pyramid{Capacity: [3]int{1 << 40, 1, 1}},
-	Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{3, 2, 1}, Evict: Evenly}, Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{4, 2, 0}, Evict: LeastPenalty},
-	Pyramid{Capacity: [3]int{2, 3, 4}, Evict: Oldest}, Pyramid{Capacity: [3]int{2, 2, 3}, Compat: true}, Pyramid{Capacity: [3]int{1, 0, 1}, Compat: true},
-	Pyramid{Capacity: [3]int{2, 1, 3}, Compat: true, Evict: LeastPenalty}, Pyramid{Compat: true},
-	Forest{}, Forest{Events: 1, Segment: Clips{N: 1}}, Forest{Events: 5, Segment: Dips{Frames: 4, Within: 3}}, Forest{Events: -1, Segment: SceneTilling{Window: 2, Most: 9}},
-	Forest{Events: 3, Segment: Clips{N: 90}}, Forest{Events: 7, Segment: greedy{}},
-	Star{}, Star{Temporal: 1, Abstract: -1, Retrieved: -1}, Star{Temporal: 4, Abstract: 3, Retrieved: 2}, Star{Temporal: 4, Abstract: 3, Rate: 1, Compat: true},
-	Star{Compat: true}, Star{Temporal: 3, Abstract: 2, Rate: 9, Attention: &Attention{Query: compute.Matrix{Rows: 1, Cols: 2, Data: []float32{1, -1}}, Key: compute.Matrix{Rows: 1, Cols: 2, Data: []float32{2, 1}}}},
+	Recent{N: 3},
+	Uniform{}, Uniform{N: 1}, Uniform{N: 4}, Uniform{N: math.MaxInt},
+	Reservoir{}, Reservoir{N: 1}, Reservoir{N: 5, Seed: 3}, Reservoir{N: 5, Even: true},
+	Flash{}, Flash{Synopsis: 1, Detail: -1}, Flash{Synopsis: 4, Detail: 2}, Flash{Synopsis: 6, Detail: 3, Compat: true},
+	Flash{Synopsis: 1, Detail: 9, Compat: true}, Flash{Compat: true},
+	Pyramid{}, Pyramid{Capacity: [3]int{1, 1, 1}}, Pyramid{Capacity: [3]int{0, 2, 0}}, Pyramid{Capacity: [3]int{-1, 0, 0}},
+	Pyramid{Capacity: [3]int{1 << 40, 1, 1}}, Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{3, 2, 1}, Evict: Evenly},
+	Pyramid{Capacity: [3]int{2, 3, 4}, Every: [3]int{4, 2, 0}, Evict: LeastPenalty},
+	Pyramid{Capacity: [3]int{2, 3, 4}, Evict: Oldest}, Pyramid{Capacity: [3]int{2, 2, 3}, Compat: true},
+	Pyramid{Capacity: [3]int{1, 0, 1}, Compat: true}, Pyramid{Capacity: [3]int{2, 1, 3}, Compat: true, Evict: LeastPenalty},
+	Pyramid{Compat: true},
+	Forest{}, Forest{Events: 1, Segment: Clips{N: 1}}, Forest{Events: 5, Segment: Dips{Frames: 4, Within: 3}},
+	Forest{Events: -1, Segment: SceneTilling{Window: 2, Most: 9}}, Forest{Events: 3, Segment: Clips{N: 90}},
+	Forest{Events: 7, Segment: greedy{}},
+	Star{}, Star{Temporal: 1, Abstract: -1, Retrieved: -1}, Star{Temporal: 4, Abstract: 3, Retrieved: 2},
+	Star{Temporal: 4, Abstract: 3, Rate: 1, Compat: true}, Star{Compat: true},
+	Star{Temporal: 3, Abstract: 2, Rate: 9, Attention: &Attention{
+		Query: compute.Matrix{Rows: 1, Cols: 2, Data: []float32{1, -1}}, Key: compute.Matrix{Rows: 1, Cols: 2, Data: []float32{2, 1}},
+	}},
 	Star{Temporal: 3, Abstract: 2, Attention: &Attention{}},
 	Composite{Past: 4, Unit: 2, Recent: 1},
 }
@@ -317,6 +326,25 @@ func checkStrategy(t *testing.T, s Strategy, snap *Snapshot, seen map[uint64]*fl
 	}
 }
 
+// checkNarrowed looks at a stretch of time.
+func checkNarrowed(t *testing.T, snap *Snapshot) {
+	part := snap.Between(snap.Now/3, snap.Now*2/3)
+	if part == nil {
+		return
+	}
+	for _, budget := range []int{0, 1, 9, 33} {
+		for _, query := range [][]float32{nil, {0.6, 0.8}} {
+			rows := 0
+			for _, e := range part.Select(query, budget) {
+				rows += e.Tokens.Rows
+			}
+			if budget > 0 {
+				require.LessOrEqual(t, rows, budget)
+			}
+		}
+	}
+}
+
 // frozen copies what a snapshot says, rows included, so that a change of it shows.
 func frozen(s *Snapshot) []Entry {
 	out := slices.Clone(s.Entries)
@@ -326,7 +354,8 @@ func frozen(s *Snapshot) []Entry {
 	return out
 }
 
-// play adds frames read from bytes to a bank: times that jump and run back, rows that repeat, overflow or are not numbers, grids that change.
+// play adds frames read from bytes to a bank: times that jump and run back, rows that repeat, overflow or are not numbers, grids that
+// change.
 func play(t *testing.T, s Strategy, data []byte) {
 	bank := New(time.Time{}, s)
 	seen := map[uint64]*float32{}
@@ -363,13 +392,16 @@ func play(t *testing.T, s Strategy, data []byte) {
 		if i < 5 || i == len(data)-1 || i%16 == 15 {
 			budgets = []int{0, 1, 2, 3, 4, 7, 8, 11, 31, 100, math.MaxInt}
 		}
+		checkNarrowed(t, bank.Snapshot())
 		checkStrategy(t, s, bank.Snapshot(), seen, numbers, !bytes.ContainsAny(data, "\xc8\xc9\xca"), budgets)
 	}
 }
 
 var playSeeds = []string{
-	"", "\x00", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "a fixed camera sees the same street for hours, then a van",
-	"\xff\xfe\xfd\xfc\x01\x02\x03\xff\x00\x07\x07\x07\x07\x07\x07\xfa\xfb", "one\xc8\xc8\xc8two\xc9\xc9three\xca\xca\xca\xca\xcafour", "ababababbbbbaaaaabbbbabababcccc",
+	"", "\x00", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	"a fixed camera sees the same street for hours, then a van",
+	"\xff\xfe\xfd\xfc\x01\x02\x03\xff\x00\x07\x07\x07\x07\x07\x07\xfa\xfb",
+	"one\xc8\xc8\xc8two\xc9\xc9three\xca\xca\xca\xca\xcafour", "ababababbbbbaaaaabbbbabababcccc",
 }
 
 // FuzzStrategies plays the fuzzer's bytes to one of them.
@@ -465,6 +497,71 @@ func TestStrategiesRefuse(t *testing.T) {
 			require.ErrorContains(t, c.s.restored(entries), c.want)
 		})
 	}
+}
+
+// A file that says something else in places is refused, or goes on without harm.
+func TestStrategiesRestoreTampered(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 9))
+	refused, went := 0, 0
+	for _, s := range everyStrategy {
+		bank := New(time.Unix(0, 0).UTC(), s)
+		stream(bank, 0, 40)
+		good := saved(t, bank)
+		for range 60 {
+			file, err := safetensors.Parse(good)
+			require.NoError(t, err)
+			var h storeHeader
+			require.NoError(t, json.Unmarshal([]byte(file.Metadata["afterimage"]), &h))
+			for range 1 + r.IntN(3) {
+				i := r.IntN(len(h.Entries))
+				e, n := &h.Entries[i], r.IntN(8)
+				switch r.IntN(9) {
+				case 0:
+					e.Part = uint8(n)
+				case 1:
+					e.Seq = r.Uint64() >> (8 * n)
+				case 2:
+					e.Merges = r.Uint32() >> (4 * n)
+				case 3:
+					e.Level = uint8(n)
+				case 4:
+					e.Weight = float32(n)
+				case 5:
+					e.ID = uint64(r.IntN(1 << 14))
+				case 6:
+					e.Start, e.End = e.Start-int64(n)*1e9, e.End+int64(r.IntN(8))*1e9
+				case 7:
+					e.Exemplar = nil
+				case 8:
+					h.Entries = slices.Delete(h.Entries, i, i+1)
+				}
+				if len(h.Entries) == 0 {
+					break
+				}
+			}
+			text, err := json.Marshal(h)
+			require.NoError(t, err)
+			file.Metadata["afterimage"] = string(text)
+			var out bytes.Buffer
+			require.NoError(t, file.Serialize(&out))
+			back, err := Restore(&out, s, origin)
+			if err != nil {
+				refused++
+				continue
+			}
+			went++
+			for i := range 30 {
+				stream(back, 40+i, 41+i)
+				for _, e := range back.Snapshot().Select([]float32{0, 1, 0}, 40) {
+					require.NotZero(t, e.Tokens.Rows)
+				}
+			}
+			require.LessOrEqual(t, len(back.Snapshot().Entries), most(s)+40)
+		}
+	}
+	require.NotZero(t, refused)
+	require.NotZero(t, went)
+	t.Logf("%d refused, %d went on", refused, went)
 }
 
 func TestAttentionShapes(t *testing.T) {

@@ -23,17 +23,21 @@ func (u Uniform) size() int {
 
 // Update implements Strategy.
 func (u Uniform) Update(old []Entry, e Entry) []Entry {
-	stride := u.stride(frameNumber(e))
-	entries := make([]Entry, 0, min(len(old)+1, 2*u.size()))
-	for _, o := range old {
-		if frameNumber(o)%stride == 0 {
-			entries = append(entries, o)
+	n := frameNumber(e)
+	stride := u.stride(n)
+	if n%stride != 0 {
+		return old
+	}
+	entries := make([]Entry, 0, len(old)+1)
+	if n == 0 || u.stride(n-1) == stride {
+		return append(append(entries, old...), e)
+	}
+	for i := range old {
+		if frameNumber(old[i])%stride == 0 {
+			entries = append(entries, old[i])
 		}
 	}
-	if frameNumber(e)%stride == 0 {
-		entries = append(entries, e)
-	}
-	return entries
+	return append(entries, e)
 }
 
 // stride is that of the frames that are held once frame n has come.

@@ -347,6 +347,14 @@ func dayNamed(question string, asked time.Time) func(point) time.Time {
 	}
 }
 
+// length is how long the stretch is.
+func (w when) length() time.Duration {
+	if !w.span.From.IsZero() {
+		return w.span.To.Sub(w.span.From)
+	}
+	return w.to - w.from
+}
+
 // on returns the stretch on the day that begins at midnight.
 func (w when) on(midnight time.Time, shift time.Duration) (from, to time.Time) {
 	y, m, d := midnight.Date()

@@ -14,6 +14,7 @@ type namedTime struct {
 	when
 	verdict looked
 	span    ingest.Span // where it was seen, both ends included; zero where it may be any time
+	at      time.Time   // of a moment
 }
 
 // namedTimes finds the times that a question names and whether anyone was watching then. Without a coverage map, as when a bank
@@ -26,7 +27,11 @@ func namedTimes(question string, e Evidence, snap *memorybank.Snapshot, c *inges
 	whens, _ := timesIn(question, e.Asked)
 	for _, w := range whens {
 		verdict, span := w.look(e, c)
-		list = append(list, namedTime{w, verdict, span})
+		t := namedTime{when: w, verdict: verdict, span: span}
+		if w.moment && !span.From.IsZero() {
+			t.at = span.From.Add(w.length() / 2)
+		}
+		list = append(list, t)
 	}
 	return list
 }

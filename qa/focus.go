@@ -65,8 +65,8 @@ func (s *Session) narrow(ctx context.Context, question string, query []float32, 
 		return snap.Between(from, to), nil
 	}
 	from, to := span.From.Sub(snap.Epoch), span.To.Sub(snap.Epoch)+1
-	if now, ok := inPresentTense(question); ok && len(times) == 1 && times[0].moment {
-		at := from + (to-from)/2
+	if now, ok := inPresentTense(question); ok && len(times) == 1 && times[0].moment && !times[0].at.After(e.Asked) {
+		at := times[0].at.Sub(snap.Epoch)
 		around, err := recall(at-aroundMoment, at+aroundMoment, nil, 0)
 		if err != nil {
 			return nil, "", err
@@ -121,7 +121,10 @@ func spanOf(times []namedTime) (span ingest.Span, ok bool) {
 var aboutNow = regexp.MustCompile(`(?i)\b(?:now|still|currently|at the moment|at present|any ?more|yet)\b|^\s*(?:is|are)\b.*\b(?:that|who|which)\b`)
 
 // stateThen is "was ... at TIME" and "was ... five minutes ago".
-var stateThen = regexp.MustCompile(`(?i)^\s*(was|were)(\s.*\S)\s+(?:at\s+(?:\S*\d\S*(?:\s*[ap]\.?m\.?)?|noon|midday|midnight|(?:half past |quarter past |quarter to )?(?:` + hourWord + `)(?:\s*o\W?clock)?)|` + length + `\s+ago)\s*[?.!]*\s*$`)
+var stateThen = regexp.MustCompile(`(?i)^\s*(was|were)(\s.*?\S)\s+(?:at\s+(?:\S*\d\S*(?:\s*[ap]\.?m\.?)?|noon|midday|midnight|(?:half past |quarter past |quarter to )?(?:` + hourWord + `)(?:\s*o\W?clock)?)|` + length + `\s+ago)\s*[?.!]*\s*$`)
+
+// roughlyThen is what may stand before the time.
+var roughlyThen = regexp.MustCompile(`(?i)(?:\s+(?:about|around|roughly|approximately|exactly))?\s*$`)
 
 // inPresentTense returns what "was ... at TIME" asks of that time's own now, and whether the question is of that kind.
 func inPresentTense(question string) (string, bool) {
@@ -130,7 +133,7 @@ func inPresentTense(question string) (string, bool) {
 		return "", false
 	}
 	verb := map[string]string{"was": "Is", "were": "Are"}[strings.ToLower(m[1])]
-	return verb + strings.TrimRight(dayWord.ReplaceAllString(m[2], ""), " ") + "?", true
+	return verb + roughlyThen.ReplaceAllString(dayWord.ReplaceAllString(m[2], ""), "") + "?", true
 }
 
 var (

@@ -25,6 +25,13 @@ func TestInPresentTense(t *testing.T) {
 		"Is the door open at 14:03?":                  "",
 		"What was the person doing at 14:03?":         "",
 		"Was a parcel left at the door at 14:03?":     "Is a parcel left at the door?",
+		"Was the door open five minutes ago?":         "Is the door open?",
+		"Was the door open about 30 seconds ago":      "Is the door open?",
+		"Was the door open an hour and a half ago?":   "Is the door open?",
+		"Was the door open at noon?":                  "Is the door open?",
+		"was the gate open at half past nine?":        "Is the gate open?",
+		"Was the gate open yesterday at nine o'clock": "Is the gate open?",
+		"Was there a car long ago?":                   "",
 		"Was somebody at the door?":                   "",
 		"Wash the car at 14:03":                       "",
 		"Was the gate closed at 10:00:15, do you see": "",
@@ -59,7 +66,7 @@ func TestFocus(t *testing.T) {
 	}
 	snap := bank.Snapshot()
 	e := func() *Evidence {
-		return &Evidence{Asked: epoch.Add(time.Minute), Coverage: coverage.Spans()}
+		return &Evidence{Asked: epoch.Add(time.Minute), AsOf: epoch.Add(59 * time.Second), Coverage: coverage.Spans()}
 	}
 	for _, c := range []struct {
 		question, text string
@@ -71,6 +78,9 @@ func TestFocus(t *testing.T) {
 		{"What happened between 10:00 and 10:01?", "What happened between 10:00 and 10:01?", 0, 59, memorybank.Detail},
 		{"What happened before 10:00:05?", "What happened before 10:00:05?", 0, 4, memorybank.Detail},
 		{"Is the door open?", "Is the door open?", 0, 59, memorybank.Detail},
+		{"Was the door open at ten?", "Is the door open?", 30, 30, memorybank.Newest}, // of five minutes either way one was watched
+		{"Was the door open fifteen seconds ago?", "Is the door open?", 45, 45, memorybank.Newest},
+		{"Was the car that came at 10:00:07 still there?", "Was the car that came at 10:00:07 still there?", 0, 59, memorybank.Detail},
 	} {
 		evidence := e()
 		view, text := testFocus(t, c.question, namedTimes(c.question, *evidence, snap, coverage), evidence, snap)

@@ -80,9 +80,10 @@ var (
 	agoSpan = regexp.MustCompile(`(?i)(?:\b(since|until|till|before|by|after|from|more than|over|less than|within|up to|at most|at least)\s+)?\b` + length + `\s+ago\b`)
 	justNow = regexp.MustCompile(`(?i)\bjust now\b|\b(?:a|one) (?:moment|second|sec) ago\b|\bmoments ago\b`)
 	// dayWord is a day or a part of one; its groups are what leads to it, a day, its part, a part of today, and the nights.
-	dayWord = regexp.MustCompile(`(?i)(?:\b(since|until|till|before|by|after|last|every|each|than|next)\s+)?(?:\b(the day before yesterday|yesterday|today|(?:mon|tues|wednes|thurs|fri|satur|sun)day|\d{4}-\d{2}-\d{2})(?:\s+(morning|afternoon|evening|night))?|\bthis (morning|afternoon|evening)|\b(tonight|last night|last evening))\b`)
+	dayWord = regexp.MustCompile(`(?i)(?:\b(on|since|until|till|before|by|after|last|every|each|than|next)\s+)?(?:\b(the day before yesterday|yesterday|today|(?:mon|tues|wednes|thurs|fri|satur|sun)day|\d{4}-\d{2}-\d{2})(?:\s+(morning|afternoon|evening|night))?|\bthis (morning|afternoon|evening)|\b(tonight|last night|last evening))\b`)
 	// notTheSpan after "the last ten minutes" makes them somebody else's.
 	notTheSpan = regexp.MustCompile(`(?i)^\s*(?:ago|of|before|until|to|or)\b`)
+	orSo       = regexp.MustCompile(`(?i)^\s*or so\b`)
 	// oneOfTwo before "five minutes ago" says that it is not all.
 	oneOfTwo = regexp.MustCompile(`(?i)(?:\b(?:and|or|to|than)|[-–—])\s*$`)
 )
@@ -91,6 +92,8 @@ const (
 	justNowReach = time.Minute
 	// agoSlack is how far off "a second ago" may be; longer times are off by up to a third.
 	agoSlack = 20 * time.Second
+	// smallHours is the hour until which a night belongs to the day before.
+	smallHours = 6
 	// longest is what a length of time is at most, which keeps sums in range.
 	longest = 400 * 24 * time.Hour
 )
@@ -139,6 +142,9 @@ func upToNow(d time.Duration, words string, asked time.Time) when {
 // lastWhen reads the groups of lastSpan.
 func lastWhen(g []string, after string, asked time.Time) when {
 	_, d, ok := lengthOf(g[1:])
+	if orSo.MatchString(after) {
+		d, after = d+d/3, ""
+	}
 	if !ok || notTheSpan.MatchString(after) {
 		return when{doubt: true}
 	}
@@ -170,11 +176,7 @@ func agoWhen(g []string, before string, asked time.Time) when {
 	if least == most {
 		slack = max(slack, most/3)
 	}
-	w := when{span: ingest.Span{From: asked.Add(-most - slack), To: asked.Add(slack - least)}, moment: least == most, words: g[0]}
-	if w.span.To.After(asked) {
-		w.span.To, w.moment = asked.Add(1), false
-	}
-	return w
+	return when{span: ingest.Span{From: asked.Add(-most - slack), To: asked.Add(slack - least)}, moment: least == most, words: g[0]}
 }
 
 // A day is one that a question names, or a part of it.
@@ -192,7 +194,7 @@ func newDay(g []string, asked time.Time) day {
 		return day{}
 	case g[4] != "":
 		return day{midnightOf(asked, 0), g[4], false}
-	case night == "tonight" && asked.Hour() < 6:
+	case night == "tonight" && asked.Hour() < smallHours:
 		return day{midnightOf(asked, -1), "", true}
 	case night == "tonight":
 		return day{midnightOf(asked, 0), "", true}
@@ -201,6 +203,8 @@ func newDay(g []string, asked time.Time) day {
 	case night == "last evening":
 		return day{midnightOf(asked, -1), "evening", false}
 	case how == "last": // "last Sunday" may be this week's or last week's
+		return day{}
+	case name == "today" && asked.Hour() < smallHours: // for who is still awake, it began yesterday
 		return day{}
 	case name == "today":
 		return day{midnightOf(asked, 0), part, part == "night"}
@@ -215,6 +219,9 @@ func newDay(g []string, asked time.Time) day {
 		}
 		return day{d, part, part == "night"}
 	}
+	if how == "" && part == "" {
+		return day{} // "is it Sunday"
+	}
 	for back := 1; back < 7; back++ { // a weekday's name is not today's
 		if d := midnightOf(asked, -back); strings.EqualFold(d.Weekday().String(), name) {
 			return day{d, part, part == "night"}
@@ -227,6 +234,9 @@ func newDay(g []string, asked time.Time) day {
 func (d day) when(how, words string, asked time.Time) when {
 	if d.midnight.IsZero() {
 		return when{doubt: true}
+	}
+	if day := d.midnight.Weekday().String(); strings.HasPrefix(words, strings.ToLower(day)) {
+		words = day + words[len(day):]
 	}
 	clock := func(days, hour int) time.Time {
 		y, m, day := d.midnight.Date()
@@ -247,6 +257,9 @@ func (d day) when(how, words string, asked time.Time) when {
 	}
 	switch how {
 	case "", "than":
+		return w
+	case "on":
+		w.words = "on " + words
 		return w
 	case "since":
 		w.words = "since " + words

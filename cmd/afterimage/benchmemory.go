@@ -26,6 +26,7 @@ type benchMemoryCmd struct {
 	Minutes            []float64 `placeholder:"N,N" help:"Lengths of the simulated streams, up to 1440: 60 (the default), or a list such as 10,60,480."`
 	QuestionsPerMinute int       `default:"6" placeholder:"N" help:"Asked together (6 when not given), at one moment of a minute."`
 	Every              int       `placeholder:"N" help:"Of so many minutes one is asked in; as few as leave at most 20 moments a stream when not given: 1 of 10 minutes, 3 of an hour, 24 of 8 hours."`
+	Disk               int       `placeholder:"MB" help:"Give every strategy so much of a disk for a stream, to read the past back from; none when not given."`
 	Video              []string  `sep:"none" placeholder:"FILE" help:"A recorded stream to ask about; goes with --questions, and both may be repeated."`
 	Questions          []string  `sep:"none" placeholder:"FILE.json" help:"Its questions, as \"afterimage simcam --questions\" writes them."`
 	JSON               string    `name:"json" placeholder:"FILE" type:"path" help:"Write the report here, and every question with its answer beside it in a .jsonl."`
@@ -115,10 +116,12 @@ func (c *benchMemoryCmd) options(ctx context.Context) (o bench.MemoryOptions, er
 		return o, errors.New("--resume goes with --json FILE")
 	case c.QuestionsPerMinute < 1 || c.QuestionsPerMinute > 100:
 		return o, errors.New("--questions-per-minute: want 1 to 100")
+	case c.Disk < 0 || c.Disk > 1<<20:
+		return o, errors.New("--disk: want 1 to 1048576 MB")
 	case c.Every < 0:
 		return o, errors.New("--every: want a number of minutes")
 	}
-	o = bench.MemoryOptions{PerMinute: c.QuestionsPerMinute, Every: c.Every, Budgets: c.Budget, Camera: plainCamera, Resume: c.Resume}
+	o = bench.MemoryOptions{PerMinute: c.QuestionsPerMinute, Every: c.Every, Budgets: c.Budget, Camera: plainCamera, Resume: c.Resume, Disk: int64(c.Disk) << 20}
 	for i, b := range c.Budget {
 		if b < 1 || b > 1<<16 || slices.Contains(c.Budget[:i], b) {
 			return o, fmt.Errorf("--budget %d: want 1 to 65536, each once", b)

@@ -5,13 +5,17 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"afterimage/llm"
 )
 
 // randomModel writes a model directory of the default's kind with few layers and weights drawn by chance: what it says is
@@ -86,6 +90,42 @@ func writeRandomModel(t testing.TB, dir string, visionLayers, textLayers int) st
 	return dir
 }
 
+// addRandomRecall gives a model of writeRandomModel a learned memory of the default's full shape, its weights drawn by chance.
+func addRandomRecall(t testing.TB, dir string) string {
+	t.Helper()
+	file := filepath.Join(dir, "config.json")
+	config, err := os.ReadFile(file)
+	require.NoError(t, err)
+	const memory = `"memory_config":{"indicator_hidden":512,"indicator_dim":128,"layers":2,"num_attention_heads":6,"num_key_value_heads":2,
+ "head_dim":64,"intermediate_size":1024,"rms_norm_eps":1e-5,"rope_theta":10000.0,"clip_frames":8,"summary_rows":8,"bridge_heads":6,
+ "bridge_intermediate":1024,"bridge_memory":8,"bridge_frames":8}`
+	config = append(bytes.TrimSuffix(bytes.TrimSpace(config), []byte("}")), ","+memory+"}"...)
+	w := safetensorsWriter{random: rand.NewChaCha8([32]byte{2}), header: map[string]any{}}
+	add := func(prefix, suffix string, shapes map[string][]int) {
+		for _, name := range slices.Sorted(maps.Keys(shapes)) {
+			w.add(prefix+name+suffix, shapes[name]...)
+		}
+	}
+	add("memory.", "", map[string][]int{
+		"indicator.norm.weight": {384}, "indicator.up.weight": {512, 384}, "indicator.up.bias": {512}, "indicator.down.weight": {128, 512},
+		"stream.norm.weight": {384}, "stream.slots": {8, 384}, "stream.mark": {1, 384}, "stream.out.weight": {384, 384}, "stream.proj.weight": {128, 384},
+		"bridge.memory": {8, 384}, "bridge.frame_pos": {8, 384}, "bridge.norm1.weight": {384}, "bridge.norm2.weight": {384},
+		"bridge.q_proj.weight": {384, 384}, "bridge.k_proj.weight": {384, 384}, "bridge.v_proj.weight": {384, 384}, "bridge.o_proj.weight": {384, 384},
+		"bridge.gate_proj.weight": {1024, 384}, "bridge.up_proj.weight": {1024, 384}, "bridge.down_proj.weight": {384, 1024}, "bridge.out.weight": {384, 384},
+		"bridge.recall.norm.weight": {384}, "bridge.recall.q_proj.weight": {384, 384}, "bridge.recall.k_proj.weight": {384, 384},
+		"bridge.recall.v_proj.weight": {384, 384}, "bridge.recall.o_proj.weight": {384, 384},
+	})
+	for i := range 2 {
+		add(fmt.Sprintf("memory.stream.layers.%d.", i), ".weight", map[string][]int{
+			"input_layernorm": {384}, "post_attention_layernorm": {384}, "self_attn.q_proj": {384, 384}, "self_attn.k_proj": {128, 384},
+			"self_attn.v_proj": {128, 384}, "self_attn.o_proj": {384, 384}, "mlp.gate_proj": {1024, 384}, "mlp.up_proj": {1024, 384}, "mlp.down_proj": {384, 1024},
+		})
+	}
+	require.NoError(t, os.WriteFile(file, config, 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, llm.RecallFile), w.bytes(t), 0o644))
+	return dir
+}
+
 type safetensorsWriter struct {
 	random *rand.ChaCha8
 	header map[string]any
@@ -125,7 +165,8 @@ func (w *safetensorsWriter) bytes(t testing.TB) []byte {
 	return append(append(out, head...), w.data.Bytes()...)
 }
 
-// TestWriteModel writes a random model of the default's full shape to AFTERIMAGE_WRITE_MODEL, for timing without trained weights.
+// TestWriteModel writes a random model of the default's full shape to AFTERIMAGE_WRITE_MODEL, for timing without trained weights; with
+// AFTERIMAGE_WRITE_RECALL=1 it has a learned memory.
 func TestWriteModel(t *testing.T) {
 	dir := os.Getenv("AFTERIMAGE_WRITE_MODEL")
 	if dir == "" {
@@ -133,4 +174,7 @@ func TestWriteModel(t *testing.T) {
 	}
 	require.NoError(t, os.MkdirAll(dir, 0o755))
 	writeRandomModel(t, dir, 6, 8)
+	if os.Getenv("AFTERIMAGE_WRITE_RECALL") != "" {
+		addRandomRecall(t, dir)
+	}
 }

@@ -5,7 +5,9 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,6 +140,31 @@ func useStrategy(t *testing.T, name string, s memorybank.Strategy, showsNewest b
 				}
 				require.Equal(t, budget == 0 || budget >= h*w, newest, "%s: the newest frame, with a budget of %d", name, budget)
 			}
+		}
+	}
+}
+
+// The README's table has every strategy with its options and their defaults.
+func TestReadmeStrategies(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	_, table, ok := strings.Cut(string(readme), "\n## Memories\n")
+	require.True(t, ok)
+	table, _, _ = strings.Cut(table, "\n\n`afterimage list strategies`")
+	for _, s := range strategies {
+		var row string
+		for line := range strings.SplitSeq(table, "\n") {
+			if names, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " | "); strings.Contains(names, "`"+s.name+"`") {
+				row = line
+			}
+		}
+		require.NotEmpty(t, row, s.name)
+		for _, o := range s.options {
+			want := "`" + o.name + "`"
+			if o.def != false {
+				want += " (" + shown(o.def) + ")"
+			}
+			assert.Contains(t, row, want, s.name)
 		}
 	}
 }

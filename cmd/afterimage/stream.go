@@ -218,12 +218,14 @@ func (s *stream) LatestFrame() (ingest.Frame, bool) {
 func (s *stream) MemoryStats() web.MemoryStats {
 	snap := s.bank.Snapshot()
 	st := web.MemoryStats{Strategy: s.strategy, Version: snap.Version, Entries: len(snap.Entries)}
+	oldest := snap.Now // entries need not be in time order
 	for _, e := range snap.Entries {
+		oldest = min(oldest, e.Start)
 		st.Tokens += e.Tokens.Rows
 		st.Bytes += 4*int64(len(e.Tokens.Data)) + int64(len(e.Thumb))
 	}
 	if len(snap.Entries) > 0 {
-		st.Oldest, st.Newest = snap.Wall(snap.Entries[0].Start), snap.Wall(snap.Now)
+		st.Oldest, st.Newest = snap.Wall(oldest), snap.Wall(snap.Now)
 	}
 	return st
 }

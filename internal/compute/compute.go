@@ -196,14 +196,15 @@ type Picture struct {
 }
 
 // PatchArgs say how a picture becomes rows: resized to W x H without keeping its aspect by averaging areas, then
-// (value/255 - Mean)/Std, then cut into squares of Patch pixels.
+// (value/255 - Mean)/Std, then cut into squares of Patch pixels. The patches come row by row, or with Merge above 1 square by square of
+// Merge x Merge of them, row by row within a square and the squares row by row.
 type PatchArgs struct {
-	W, H, Patch int
-	Mean, Std   [3]float32
+	W, H, Patch, Merge int
+	Mean, Std          [3]float32
 }
 
 // Patcher is implemented by the Ops of a device that prepares pictures itself. Patches writes one row a patch, pictures one after
-// another, patches row-major, values channel by channel as a flattened convolution weight expects them:
+// another, values channel by channel as a flattened convolution weight expects them:
 // dst [len(pics)*(H/Patch)*(W/Patch), 3*Patch*Patch]. Pictures may be of different sizes.
 type Patcher interface {
 	Patches(dst Tensor, pics []Picture, args PatchArgs)

@@ -14,7 +14,7 @@ HEAD = 4          # a role and three tokens of time before an entry's rows
 LONGEST = 1790    # rows of a prompt
 BUDGETS = np.array([128, 256, 512, 800, 1024])
 ENOUGH = 4        # frames that show an episode: its looks, its way, its deed
-FAMILIES = {"flash": .24, "recent": .05, "newest": .04, "nothing": .04, "frames": .10, "pyramid": .12, "spans": .10, "star": .05, "selected": .16,
+FAMILIES = {"flash": .22, "recent": .05, "newest": .04, "nothing": .04, "frames": .09, "pyramid": .11, "spans": .10, "star": .05, "selected": .20,
             "propagated": .05, "bridge": .05}
 
 

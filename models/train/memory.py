@@ -162,5 +162,6 @@ class Rows:
         x = torch.where(mean[..., None], self.spans(at(level), at(row), at(lo), at(hi)).to(x.dtype), x)
         if learned is not None:  # what is not taken is spread over the table, or its backward would queue for one row
             spread = torch.arange(b * p, device=ptok.device).view(b, p) % len(learned)
-            x = torch.where(lv > 3, learned[torch.where(level > 3, number * 8 + row, spread)].to(x.dtype), x)
+            i = torch.where(level > 3, number * 8 + row, spread)
+            x = torch.where(lv > 3, learned.index_select(0, i.view(-1)).view(b, p, -1).to(x.dtype), x)
         return x

@@ -2,8 +2,8 @@
 # Trains models/default on a machine with a GPU and PyTorch, from the repository's root. FEEDER is the static feeder binary.
 #   run.sh smoke [SECONDS]   checks the kernels, then every stage for a while at full size; speeds in the log
 #   run.sh start [SECONDS]   trains in the background; it goes on when this shell ends
-# MAIN=tune.py in place of train.py goes on from a model: ARGS="--init models/default".
 #   run.sh watch SECONDS     follows the log until the run is done or the time is up, then leaves what there is in $OUT
+# MAIN=tune.py in place of train.py goes on from a model: ARGS="--init models/default".
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 CACHE_HOME=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/afterimage-train

@@ -22,7 +22,7 @@ import modules
 import train
 from data import DOCS
 
-FULL = dict(b=64, q=1024, prompts=(512, 1152, 1792), chunk=2048, cap=24576, qa=40, shots=24, long=.25, long_shots=150, longest=0, most=1024,
+FULL = dict(b=64, q=1024, prompts=(512, 1152, 1792), chunk=2048, cap=24576, qa=40, shots=24, long=.2, long_shots=120, longest=0, most=1024,
             fine=(128, 256, 512, 1024), depth=32, seek=256, seek_clips=96, grad=384, hours=6, tens=12, per_question=4)
 TINY = dict(b=2, q=384, prompts=(512, 1152, 1792), chunk=64, cap=150, qa=12, shots=4, long=0.0, long_shots=4, longest=45, most=64,
             fine=(16, 32), depth=4, seek=8, seek_clips=4, grad=8, hours=0, tens=2, per_question=2)
@@ -398,7 +398,7 @@ class Tuner(train.Trainer):
             elif kind < .7:  # a merged span: the direction of its frames' sum
                 reach = (torch.rand(2, len(f), device=dev) * int(r.choice((4, 12, 30)))).long()
                 lo, hi = (f - reach[0]).clamp_min(0), torch.minimum(f + reach[1], end) + 1
-                frames = lo[:, None] + (torch.tensor([1, 3, 5, 7], device=dev) * (hi - lo)[:, None]) // 8
+                frames = lo[:, None] + (torch.arange(1, 8, 2, device=dev) * (hi - lo)[:, None]) // 8
                 ind = modules.unit(ln.indicator(s.fine[(base[:, None] + frames).reshape(-1)]).view(len(f), 4, -1).sum(1))
             elif kind < .9:
                 level = int(r.integers(1, 4))
@@ -522,6 +522,8 @@ class Tuner(train.Trainer):
         n = max(1, self.searches)
         self.extra.zero_()
         self.searches = 0
+        self.families = {n: [int(v[i, 0]), round(float(v[i, 1] / max(1, v[i, 0])), 4)] for i, n in enumerate(self.names)} | \
+            {"search": [int(e[2]), round(float(e[1] / max(1, e[2])), 4)], "search clips": [int(e[5]), round(float(e[4] / max(1, e[5])), 4)]}
         return (" ".join(f"{n} {v[i, 1] / max(1, v[i, 0]):.3f}" for i, n in enumerate(self.names)) +
                 f" | search loss {e[0] / n:.3f} first {e[1] / max(1, e[2]):.3f}; clips {e[3] / n:.3f} {e[4] / max(1, e[5]):.3f}; scale {self.scale.exp().tolist()}")
 
@@ -659,14 +661,15 @@ def main():
     ap.add_argument("--init", help="a model directory to go on from")
     ap.add_argument("--memory-lr", type=float, default=1e-3)
     ap.add_argument("--measure-every", type=float, default=150, help="seconds between measurements on held-out streams")
-    ap.add_argument("--search", type=float, default=0.3, help="weight of the search losses")
-    ap.add_argument("--reserve", type=float, default=20, help="seconds kept for the last checkpoint and measurement")
+    ap.add_argument("--search", type=float, default=0.5, help="weight of the search losses")
+    ap.add_argument("--reserve", type=float, default=35, help="seconds kept for the last checkpoint and measurement")
     ap.add_argument("--first", action="store_true", help="measure before the first step")
-    ap.set_defaults(lr=4e-4, warmup=100, workers="10,0,0", seconds=660)
+    ap.set_defaults(lr=5e-4, warmup=100, workers="10,0,0", seconds=660)
     a = ap.parse_args()
     os.makedirs(a.out, exist_ok=True)
     if a.device == "cuda":
         torch.set_float32_matmul_precision("high")
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every new number of sequences anew: 13 ms of the host each
     z = TINY if a.tiny else FULL
     log = open(os.path.join(a.out, "workers.log"), "ab")
 
@@ -739,6 +742,7 @@ def main():
         words = " ".join(f"{k} {v:.2f}" for k, v in spent.items())
         spent.clear()
         tr.progress(f"{state['steps'] / dt:.2f} steps/s {state['frames'] / dt:.0f} frames/s {memory} {ring.text()} | host s: {words} | {tr.words_of_families()}")
+        tr.curve[-1]["families"] = tr.families
         if now - state["measured"] > a.measure_every:
             measure()
             state["measured"] = time.time()

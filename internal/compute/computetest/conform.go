@@ -71,7 +71,10 @@ func Run(t *testing.T, dev compute.Device, tol Tolerances) {
 	ref := Open()
 	for _, g := range groups {
 		t.Run(g.name, func(t *testing.T) {
-			for _, c := range g.cases {
+			for i, c := range g.cases {
+				if testing.Short() && g.name == "Linear" && i%3 != 0 { // some of each type all the same
+					continue
+				}
 				t.Run(c.name, func(t *testing.T) {
 					for _, as := range []compute.DType{compute.F32, compute.BF16} {
 						if as == compute.BF16 {

@@ -17,7 +17,10 @@ import (
 func TestOpsBehindEachOther(t *testing.T) {
 	d := openTest(t)
 	defer func() { require.NoError(t, d.Close()) }()
-	const layers = 12
+	layers, again := 12, 3
+	if testing.Short() {
+		layers, again = 2, 1
+	}
 	rng := rand.New(rand.NewPCG(7, 8))
 	random := func(rows, cols int, scale float32) compute.Matrix {
 		m := compute.NewMatrix(rows, cols)
@@ -72,7 +75,7 @@ func TestOpsBehindEachOther(t *testing.T) {
 				}
 			}
 			require.NoError(t, d.Run(t.Context(), func(o compute.Ops) { o.Download(want, x) }))
-			for range 3 {
+			for range again {
 				require.NoError(t, d.Run(t.Context(), func(o compute.Ops) {
 					begin(o)
 					for range layers {

@@ -74,16 +74,19 @@ func TestPatches(t *testing.T) {
 		return p
 	}
 	for _, c := range []struct {
-		w, h, patch int
-		sizes       [][2]int
+		w, h, patch, merge int
+		sizes              [][2]int
 	}{
-		{1, 1, 1, [][2]int{{1, 1}, {7, 5}}},
-		{4, 6, 2, [][2]int{{1, 1}, {3, 5}, {4, 6}, {8, 12}, {8, 12}, {9, 7}}},
-		{32, 16, 8, [][2]int{{31, 17}, {640, 361}, {33, 1}, {1, 33}}},
-		{28, 42, 14, [][2]int{{1919, 1079}, {28, 42}, {27, 43}}},
-		{224, 224, 14, [][2]int{{1280, 720}, {1280, 720}, {333, 251}}},
+		{1, 1, 1, 0, [][2]int{{1, 1}, {7, 5}}},
+		{4, 6, 2, 1, [][2]int{{1, 1}, {3, 5}, {4, 6}, {8, 12}, {8, 12}, {9, 7}}},
+		{32, 16, 8, 0, [][2]int{{31, 17}, {640, 361}, {33, 1}, {1, 33}}},
+		{28, 42, 14, 0, [][2]int{{1919, 1079}, {28, 42}, {27, 43}}},
+		{224, 224, 14, 0, [][2]int{{1280, 720}, {1280, 720}, {333, 251}}},
+		{24, 16, 4, 2, [][2]int{{37, 23}, {24, 16}, {1, 1}}},
+		{45, 18, 3, 3, [][2]int{{640, 361}, {44, 19}}},
+		{280, 168, 14, 2, [][2]int{{1280, 720}, {279, 169}}},
 	} {
-		args := compute.PatchArgs{W: c.w, H: c.h, Patch: c.patch, Mean: [3]float32{0.48, 0.45, 0.4}, Std: [3]float32{0.26, 0.27, 0.28}}
+		args := compute.PatchArgs{W: c.w, H: c.h, Patch: c.patch, Merge: c.merge, Mean: [3]float32{0.48, 0.45, 0.4}, Std: [3]float32{0.26, 0.27, 0.28}}
 		var pics []compute.Picture
 		var want []float32
 		for _, s := range c.sizes {
@@ -101,7 +104,7 @@ func TestPatches(t *testing.T) {
 			o.(compute.Patcher).Patches(dst.Columns(2, got.Cols+2), pics, args)
 			o.Download(got, dst.Columns(2, got.Cols+2))
 		}))
-		assert.Equal(t, want, got.Data, "%dx%d in patches of %d", c.w, c.h, c.patch)
+		assert.Equal(t, want, got.Data, "%dx%d in patches of %d, squares of %d", c.w, c.h, c.patch, c.merge)
 		require.NoError(t, a.Close())
 	}
 }
@@ -118,7 +121,15 @@ func patchesOf(p compute.Picture, c compute.PatchArgs) []float32 {
 	unitX, totalX, unitY, totalY := c.W/gx, p.W/gx, c.H/gy, p.H/gy
 	overlap := func(cell, total, i, unit int) int { return min((cell+1)*total, (i+1)*unit) - max(cell*total, i*unit) }
 	out := make([]float32, c.W*c.H*3)
-	across := c.W / c.Patch
+	number := map[[2]int]int{} // of the patch at row, column
+	m := max(c.Merge, 1)
+	for top := 0; top < c.H/c.Patch; top += m {
+		for left := 0; left < c.W/c.Patch; left += m {
+			for i := range m * m {
+				number[[2]int{top + i/m, left + i%m}] = len(number)
+			}
+		}
+	}
 	for y := range c.H {
 		for x := range c.W {
 			var sum [3]uint64
@@ -133,7 +144,7 @@ func patchesOf(p compute.Picture, c compute.PatchArgs) []float32 {
 			for ch := range sum {
 				scale := 1 / (255 * (float64(totalX) * float64(totalY)) * float64(c.Std[ch]))
 				shift := -float64(c.Mean[ch]) / float64(c.Std[ch])
-				row := y/c.Patch*across + x/c.Patch
+				row := number[[2]int{y / c.Patch, x / c.Patch}]
 				out[row*3*c.Patch*c.Patch+ch*c.Patch*c.Patch+y%c.Patch*c.Patch+x%c.Patch] = float32(float64(float64(sum[ch])*scale) + shift)
 			}
 		}
@@ -158,6 +169,7 @@ func TestPatchesErrors(t *testing.T) {
 		{[]compute.Picture{good, good}, args, "2 pictures"},
 		{[]compute.Picture{{W: 2, H: 3, Pix: make([]byte, 12)}}, args, "picture 0 of 2x3 has 12 bytes"},
 		{[]compute.Picture{good}, compute.PatchArgs{W: 4, H: 5, Patch: 2}, "do not tile"},
+		{[]compute.Picture{good}, compute.PatchArgs{W: 4, H: 4, Patch: 2, Merge: 3}, "squares of 3"},
 	} {
 		err := d.Run(t.Context(), func(o compute.Ops) { o.(compute.Patcher).Patches(dst, c.pics, c.args) })
 		assert.ErrorContains(t, err, c.says)

@@ -239,11 +239,11 @@ func (a *decodeAttention) run(s *stream, c decodeCall) {
 			heads: int32(a.heads), kvHeads: int32(a.kvHeads), scale: scale, early: early,
 		}, launchPDL)
 	}
-	merge, threads := "decode_merge_few", uint32(512)
+	merge := "decode_merge_few"
 	if c.rows*a.heads > 2*a.d.info.SMs {
-		merge, threads = "decode_merge_many", 256
+		merge = "decode_merge_many"
 	}
-	start(s, merge, [3]uint32{uint32(a.heads), uint32(c.rows), 1}, [3]uint32{threads, 1, 1}, 0, &decodeMergeArgs{
+	start(s, merge, [3]uint32{uint32(a.heads), uint32(c.rows), uint32(a.headDim+31) / 32}, [3]uint32{128, 1, 1}, 0, &decodeMergeArgs{
 		out: c.out, o: a.o, lse: a.lse, plan: c.plan, stride: int32(c.outStride), heads: int32(a.heads), headDim: int32(a.headDim), early: early,
 	}, launchPDL)
 }

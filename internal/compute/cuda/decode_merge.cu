@@ -1,70 +1,62 @@
 // The second half of attention of a few rows: the states of a row's chunks become its result.
 #include "decode.cuh"
 
-constexpr int STREAMS = 16;
+// A block has a row, a query head and 32 of the head's columns, so that one row of few heads is read by many multiprocessors. Eight
+// threads have a stream: stream i adds up chunks i, i+16, ... in order, DEEP of them on their way at a time, more where there are few
+// blocks; then the streams are added up in order. Nothing of that shows in the result.
+constexpr int STREAMS = 16, LANES = 8, COLUMNS = 4 * LANES;
 
-// A block has a row and query head to itself. Stream i adds up chunks i, i+16, ... in order; then the streams are added up in order. WARPS
-// share the streams, more where there are few rows to keep the device busy; that does not show in the result.
-template <int WARPS>
+template <int DEEP>
 __device__ __forceinline__ void merge(const af_decode_merge_args &a) {
-	constexpr int MINE = STREAMS / WARPS, DEEP = MINE == 1 ? 8 : 3; // of a warp: streams, and chunks of each at a time
-	__shared__ float tops[WARPS], weights[STREAMS];
-	__shared__ float4 parts[STREAMS][32];
-	const int head = blockIdx.x, row = blockIdx.y, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, d = a.head_dim;
+	__shared__ float tops[STREAMS * LANES / 32], weights[STREAMS];
+	__shared__ float4 parts[STREAMS][LANES];
+	const int head = blockIdx.x, row = blockIdx.y, stream = threadIdx.x / LANES, lane = threadIdx.x % LANES, d = a.head_dim;
+	const int column = blockIdx.z * COLUMNS + 4 * lane;
 	pdl_launch();
 	if (!a.early) pdl_wait();
 	const int n = __ldg(&a.plan->row[row].chunks), slot = __ldg(&a.plan->row[row].slot);
 	if (a.early) pdl_wait();
 	const float *lse = a.lse + (int64_t)slot * a.heads + head;
-	const float *o = a.o + ((int64_t)slot * a.heads + head) * d + 4 * lane;
+	const float *o = a.o + ((int64_t)slot * a.heads + head) * d + column;
 	const int64_t step = (int64_t)a.heads * d;
-	const bool on = 4 * lane < d;
-	float4 v[DEEP][MINE];
-	float log[DEEP][MINE];
+	const bool on = column < d;
+	float4 v[DEEP];
+	float log[DEEP];
 	auto fetch = [&](int first) {
 #pragma unroll
-		for (int i = 0; i < DEEP; i++)
-#pragma unroll
-			for (int j = 0; j < MINE; j++) {
-				const int c = first + STREAMS * i + WARPS * j;
-				v[i][j] = on && c < n ? *reinterpret_cast<const float4 *>(o + c * step) : make_float4(0, 0, 0, 0);
-				log[i][j] = c < n ? lse[(int64_t)c * a.heads] : -CUDART_INF_F;
-			}
+		for (int i = 0; i < DEEP; i++) {
+			const int c = first + STREAMS * i;
+			v[i] = on && c < n ? *reinterpret_cast<const float4 *>(o + c * step) : make_float4(0, 0, 0, 0);
+			log[i] = c < n ? lse[(int64_t)c * a.heads] : -CUDART_INF_F;
+		}
 	};
-	fetch(warp);
+	fetch(stream);
 	float top = -CUDART_INF_F;
-	for (int c = threadIdx.x; c < n; c += 32 * WARPS) top = fmaxf(top, lse[(int64_t)c * a.heads]);
+	for (int c = threadIdx.x; c < n; c += STREAMS * LANES) top = fmaxf(top, lse[(int64_t)c * a.heads]);
 	top = warp_max(top);
-	if (lane == 0) tops[warp] = top;
+	if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
 	__syncthreads();
 #pragma unroll
-	for (int i = 0; i < WARPS; i++) top = fmaxf(top, tops[i]);
+	for (int i = 0; i < STREAMS * LANES / 32; i++) top = fmaxf(top, tops[i]);
 	if (top == -CUDART_INF_F) top = 0;
-	float4 acc[MINE];
-	float weight[MINE];
+	float4 acc = make_float4(0, 0, 0, 0);
+	float weight = 0;
+	for (int first = stream; first < n; first += STREAMS * DEEP) {
+		if (first != stream) fetch(first);
 #pragma unroll
-	for (int j = 0; j < MINE; j++) acc[j] = make_float4(0, 0, 0, 0), weight[j] = 0;
-	for (int first = warp; first < n; first += STREAMS * DEEP) {
-		if (first != warp) fetch(first);
-#pragma unroll
-		for (int i = 0; i < DEEP; i++)
-#pragma unroll
-			for (int j = 0; j < MINE; j++) {
-				const float x = exp2_fast(__fmul_rn(__fsub_rn(log[i][j], top), LOG2E));
-				acc[j].x = __fmaf_rn(v[i][j].x, x, acc[j].x);
-				acc[j].y = __fmaf_rn(v[i][j].y, x, acc[j].y);
-				acc[j].z = __fmaf_rn(v[i][j].z, x, acc[j].z);
-				acc[j].w = __fmaf_rn(v[i][j].w, x, acc[j].w);
-				weight[j] = __fadd_rn(weight[j], x);
-			}
+		for (int i = 0; i < DEEP; i++) {
+			const float x = exp2_fast(__fmul_rn(__fsub_rn(log[i], top), LOG2E));
+			acc.x = __fmaf_rn(v[i].x, x, acc.x);
+			acc.y = __fmaf_rn(v[i].y, x, acc.y);
+			acc.z = __fmaf_rn(v[i].z, x, acc.z);
+			acc.w = __fmaf_rn(v[i].w, x, acc.w);
+			weight = __fadd_rn(weight, x);
+		}
 	}
-#pragma unroll
-	for (int j = 0; j < MINE; j++) {
-		parts[warp + WARPS * j][lane] = acc[j];
-		if (lane == 0) weights[warp + WARPS * j] = weight[j];
-	}
+	parts[stream][lane] = acc;
+	if (lane == 0) weights[stream] = weight;
 	__syncthreads();
-	if (warp == 0 && on) {
+	if (stream == 0 && on) {
 		float4 all = make_float4(0, 0, 0, 0);
 		float sum = 0;
 #pragma unroll
@@ -77,12 +69,12 @@ __device__ __forceinline__ void merge(const af_decode_merge_args &a) {
 			sum += weights[i];
 		}
 		const float inv = sum > 0 ? 1 / sum : 0;
-		*reinterpret_cast<uint2 *>(a.out + (int64_t)row * a.stride + head * d + 4 * lane) =
+		*reinterpret_cast<uint2 *>(a.out + (int64_t)row * a.stride + head * d + column) =
 			make_uint2(bf16_pack(all.x * inv, all.y * inv), bf16_pack(all.z * inv, all.w * inv));
 	}
 }
 
 typedef af_decode_merge_args af_decode_merge_few_args, af_decode_merge_many_args;
 
-AF_KERNEL(decode_merge_few, 512) { merge<16>(a); }
-AF_KERNEL(decode_merge_many, 256, 4) { merge<8>(a); }
+AF_KERNEL(decode_merge_few, STREAMS * LANES) { merge<8>(a); }
+AF_KERNEL(decode_merge_many, STREAMS * LANES) { merge<4>(a); }

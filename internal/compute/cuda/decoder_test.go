@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -32,7 +34,7 @@ func testDecoders() map[string]compute.DecoderConfig {
 			Pages: 64, Eps: 1e-5, QKVBias: bias, Tied: tied, InvFreq: invFreq(headDim), Weights: compute.BF16,
 		}
 	}
-	return map[string]compute.DecoderConfig{
+	all := map[string]compute.DecoderConfig{
 		"6/2x64":   c(384, 2, 6, 2, 64, 512, 1088, false, true),
 		"7/1x128":  c(896, 2, 7, 1, 128, 1152, 2051, true, false),
 		"4/4x96":   c(384, 2, 4, 4, 96, 640, 777, false, false),
@@ -42,6 +44,12 @@ func testDecoders() map[string]compute.DecoderConfig {
 		"12/4x40":  c(480, 2, 12, 4, 40, 200, 130, true, false),
 		"oneLayer": c(128, 1, 1, 1, 64, 128, 4, false, false),
 	}
+	if testing.Short() {
+		maps.DeleteFunc(all, func(name string, _ compute.DecoderConfig) bool {
+			return !slices.Contains([]string{"7/1x128", "3/3x80", "6/2x64", "4/4x96"}, name)
+		})
+	}
+	return all
 }
 
 // seq is a sequence on a decoder: its pages lie anywhere.
@@ -190,7 +198,10 @@ func TestDecoderBits(t *testing.T) {
 				c.Weights = as
 				rng := rand.New(rand.NewPCG(1, 2))
 				m := testDecoder(t, d, c, newRefDecoder(c, 6))
-				const n = 90
+				n := 90
+				if testing.Short() {
+					n = 40
+				}
 				ids := randomIDs(rng, n, c.Vocab)
 				q := newSeqs(m, 6, rng)
 				alone := make([]float32, 0, n*c.Vocab)

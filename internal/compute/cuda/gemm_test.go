@@ -152,7 +152,12 @@ func TestGemm(t *testing.T) {
 			}
 		}
 	}
-	if err := d.do(context.Background(), "test", func(*stream) error { return d.blas.open(d) }); err == nil {
+	sizes := [][3]int{
+		{1, 8, 8}, {7, 24, 40}, {64, 64, 64}, {129, 136, 72}, {257, 520, 200}, {300, 1000, 136}, {515, 264, 1096}, {33, 17, 19},
+	}
+	if testing.Short() { // for checkers: each kind of tile, less than one, one past it, the ring more than once round, what is not aligned
+		sizes = [][3]int{{7, 24, 40}, {129, 136, 72}, {257, 264, 456}, {33, 17, 19}}
+	} else if err := d.do(context.Background(), "test", func(*stream) error { return d.blas.open(d) }); err == nil {
 		ways["cuBLASLt"] = func(s *stream, g gemm) {
 			if g.aligned() {
 				s.gemmBlas(g)
@@ -164,9 +169,7 @@ func TestGemm(t *testing.T) {
 		t.Log(err)
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
-	for _, size := range [][3]int{
-		{1, 8, 8}, {7, 24, 40}, {64, 64, 64}, {129, 136, 72}, {257, 520, 200}, {300, 1000, 136}, {515, 264, 1096}, {33, 17, 19},
-	} {
+	for _, size := range sizes {
 		rows, out, in := size[0], size[1], size[2]
 		for i, g := range []gemm{
 			{as: compute.BF16}, {as: compute.F32},
@@ -188,6 +191,26 @@ func TestGemm(t *testing.T) {
 			for name, way := range ways {
 				t.Run(fmt.Sprintf("%dx%dx%d/%d/%s", rows, out, in, i, name), func(t *testing.T) { c.run(t, d, way) })
 			}
+		}
+	}
+}
+
+// More tiles than multiprocessors, so that blocks go on from one to the next.
+func TestGemmManyTiles(t *testing.T) {
+	d := openTest(t)
+	defer func() { require.NoError(t, d.Close()) }()
+	if d.info.Major != 9 {
+		t.Skip("our own large products are for Hopper")
+	}
+	rng := rand.New(rand.NewPCG(7, 8))
+	const rows, out, in = 1100, 4104, 136 // 9 x 17 tiles of 256 columns
+	for i, g := range []gemm{{as: compute.BF16, bias: 1, act: compute.QuickGELU}, {as: compute.F32, add: true}, {as: compute.BF16, bias: 1, scale: 1, add: true}} {
+		g.rows, g.out, g.in, g.ldx, g.ldw, g.ldd = rows, out, in, in+8, in, out+8
+		c := newGemmCase(rng, g)
+		for j := range gemmTiles {
+			t.Run(fmt.Sprint(i, "/", gemmTiles[j].name), func(t *testing.T) {
+				c.run(t, d, func(s *stream, g gemm) { s.gemmHopper(g, &gemmTiles[j]) })
+			})
 		}
 	}
 }

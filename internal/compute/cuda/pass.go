@@ -80,8 +80,7 @@ func (s *stream) passEmbed(x, table, visual, ids devptr, rows, hidden int) {
 		&passEmbedArgs{x: x, table: table, visual: visual, ids: ids, rows: int32(rows), hidden: int32(hidden)}, launchPDL)
 }
 
-// passBegin is passEmbed and skinnyBegin in one: the residual stream of a step and what the norm with weight next needs of it. Rows from
-// *count on are zeros.
+// passBegin is passEmbed for a step: the residual stream, and what the norm with weight next needs of it. Rows from *count on are zeros.
 func (s *stream) passBegin(r *residual, table, visual, ids, count, next devptr, rows int) {
 	start(s, "pass_embed", rowGrid(rows), [3]uint32{128, 1, 1}, 0, &passEmbedArgs{
 		x: r.x, table: table, visual: visual, ids: ids, rows: int32(rows), hidden: int32(r.hidden), count: count, h: r.h, next: next, sums: r.sums,

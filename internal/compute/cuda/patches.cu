@@ -25,7 +25,8 @@ AF_KERNEL(patches, 256) {
 		for (int c = 0; c < 3; c++) sum[c] += row[c] * wy;
 	}
 	const uint32_t across = a.dst_w / a.patch, area = a.patch * a.patch;
-	const uint32_t r = picture * (across * (a.dst_h / a.patch)) + y / a.patch * across + x / a.patch;
+	const uint32_t py = y / a.patch, px = x / a.patch, m = a.merge;
+	const uint32_t r = picture * (across * (a.dst_h / a.patch)) + py / m * m * across + py % m * m + px / m * m * m + px % m;
 #pragma unroll
 	for (int c = 0; c < 3; c++) {
 		float v[1] = {__double2float_rn(__dadd_rn(__dmul_rn((double)sum[c], a.scale[c]), a.shift[c]))};

@@ -17,7 +17,7 @@ type (
 		srcW, srcH   uint32
 		dstW, dstH   uint32
 		x, y         axis
-		patch, _     uint32
+		patch, merge uint32
 		scale, shift [3]float64
 	}
 )
@@ -47,7 +47,7 @@ func (s *stream) patches(dst view, pics []compute.Picture, c compute.PatchArgs) 
 		}
 		a := patchesArgs{
 			dst: dst, src: src, srcW: uint32(w), srcH: uint32(h), dstW: uint32(c.W), dstH: uint32(c.H),
-			x: newAxis(w, c.W), y: newAxis(h, c.H), patch: uint32(c.Patch),
+			x: newAxis(w, c.W), y: newAxis(h, c.H), patch: uint32(c.Patch), merge: uint32(max(c.Merge, 1)),
 		}
 		a.dst.rows = uint32(to-from) * perPicture
 		a.dst.p += devptr(int64(from) * int64(perPicture) * dst.stride * dst.size())
@@ -68,6 +68,9 @@ func checkPatches(dst compute.Tensor, pics []compute.Picture, c compute.PatchArg
 	const op = "cuda: Patches"
 	if c.Patch <= 0 || c.W <= 0 || c.H <= 0 || c.W > maxSide || c.H > maxSide || c.W%c.Patch != 0 || c.H%c.Patch != 0 {
 		return fmt.Errorf("%s: patches of %d do not tile %dx%d", op, c.Patch, c.W, c.H)
+	}
+	if side := c.Patch * max(c.Merge, 1); c.Merge < 0 || c.W%side != 0 || c.H%side != 0 {
+		return fmt.Errorf("%s: squares of %d patches of %d do not tile %dx%d", op, c.Merge, c.Patch, c.W, c.H)
 	}
 	if dst.None() || dst.Rows != len(pics)*(c.W/c.Patch)*(c.H/c.Patch) || dst.Cols != 3*c.Patch*c.Patch {
 		return fmt.Errorf("%s: dst %s does not fit %d pictures of %dx%d in patches of %d", op, dst.Shape(), len(pics), c.W, c.H, c.Patch)

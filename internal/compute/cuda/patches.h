@@ -7,12 +7,13 @@ typedef struct {
 	uint32_t unit, total;
 } af_axis;
 
-// Pictures of one size, resized, normalised and cut into patches. Rows of dst: pictures, patches row-major; columns: channel, row, column.
+// Pictures of one size, resized, normalised and cut into patches. Rows of dst: pictures, patches in the order
+// of compute.PatchArgs; columns: channel, row, column.
 typedef struct {
 	af_view dst;
 	uint64_t src; // RGB24 [pictures][src_h][src_w][3]
 	uint32_t src_w, src_h, dst_w, dst_h;
 	af_axis x, y;
-	uint32_t patch, zero;
+	uint32_t patch, merge;
 	double scale[3], shift[3];
 } af_patches_args;

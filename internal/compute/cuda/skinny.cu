@@ -368,7 +368,8 @@ AF_INLINE int sum_strip(const af_skinny_args &p, ring &q, window &x, const uint3
 	return b - p.blocks;
 }
 
-// What the block's barriers are for, after those of the rings; each is 8 bytes.
+// What the block's barriers are for, after those of the rings; each is 8 bytes. A warp's lanes meet and one of them arrives for all, which
+// racecheck does not follow; what it costs to have all of them arrive, and what racecheck says then, is in NOTES-skinny.md.
 enum { FULL = 0, EMPTY = 16, LEFT = 32, CLEARED = 48, NORMED = 64 };
 
 // supply is the life of the warp that brings x, once it is there.
@@ -408,7 +409,7 @@ AF_INLINE void skinny(const af_skinny_args &a) {
 	q.bars = rings + warp * AF_SKINNY_SLOTS * 8;
 	q.slots = a.slots;
 	if (warp == W) {
-		if (lane <= NORMED / 8) barrier_open(bars + lane * 8, lane < EMPTY / 8 ? 32 : lane < NORMED / 8 ? W : 1);
+		if (lane <= NORMED / 8) barrier_open(bars + lane * 8, lane < EMPTY / 8 ? 32 : lane < CLEARED / 8 ? W : lane < NORMED / 8 ? min(a.rows, W) : 1);
 	} else if (lane < a.slots) barrier_open(q.bars + lane * 8, COPIERS);
 #if __CUDA_ARCH__ >= 900
 	asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -428,6 +429,7 @@ AF_INLINE void skinny(const af_skinny_args &a) {
 	auto start = [&](int strip) { return (strip * a.base + min(strip, a.extra)) * a.unit; };
 	// complete finishes a strip, as far as that is this warp's share.
 	auto complete = [&](int turn, int strip, int first, column c) {
+		if (first >= a.rows) return;
 		const int buffer = a.depth == 2 ? turn & 1 : 0, parity = a.depth == 2 ? turn >> 1 & 1 : turn & 1;
 		const int at = start(strip) + lane;
 		const bool live = at < start(strip + 1);
@@ -488,10 +490,11 @@ AF_INLINE void skinny(const af_skinny_args &a) {
 
 } // namespace
 
-// Tiles of 8 rows of x: 1 or 2. Grid: at most as many blocks as there are multiprocessors.
+// Tiles of 8 rows of x: 1 or 2. A multiprocessor has one block at a time, so that registers are no reason to spill. Grid: at most as many
+// blocks as there are multiprocessors.
 #define SKINNY(NAME, KIND, N)                       \
 	typedef af_skinny_args af_skinny_##NAME##_args; \
-	AF_KERNEL(skinny_##NAME, THREADS) { skinny<KIND, N>(a); }
+	AF_KERNEL(skinny_##NAME, THREADS, 1) { skinny<KIND, N>(a); }
 
 SKINNY(bf16_1, AF_SKINNY_BF16, 1)
 SKINNY(bf16_2, AF_SKINNY_BF16, 2)
@@ -499,19 +502,3 @@ SKINNY(i8_1, AF_SKINNY_I8, 1)
 SKINNY(i8_2, AF_SKINNY_I8, 2)
 SKINNY(i4_1, AF_SKINNY_I4, 1)
 SKINNY(i4_2, AF_SKINNY_I4, 2)
-
-// Grid: one block a row.
-AF_KERNEL(skinny_begin, 256) {
-	__shared__ float slots[33];
-	pdl_launch();
-	pdl_wait();
-	const size_t row = size_t(blockIdx.x) * a.hidden;
-	float sum = 0;
-	for (int c = threadIdx.x; c < a.hidden; c += 256) {
-		float v = a.x[row + c];
-		a.h[row + c] = bf16_bits(v * a.next[c]);
-		sum += v * v;
-	}
-	sum = block_sum(sum, slots);
-	if (threadIdx.x == 0) a.sums[size_t(blockIdx.x) * AF_SKINNY_PARTS] = sum;
-}

@@ -103,24 +103,12 @@ type skinnyArgs struct {
 	_                                                 int32
 }
 
-type skinnyBeginArgs struct {
-	x, next, h, sums devptr
-	hidden, _        int32
-}
-
 const ( // mode
 	modeLogits = iota
 	modeAdd
 	modeGate
 	modeQKV
 )
-
-// skinnyBegin starts a pass: it makes h and sums of x, which something else wrote; next is the weight of the norm that comes next.
-func (s *stream) skinnyBegin(r *residual, next devptr, rows int) {
-	a := skinnyBeginArgs{x: r.x, next: next, h: r.h, sums: r.sums, hidden: int32(r.hidden)}
-	start(s, "skinny_begin", rowGrid(rows), threads256, 0, &a, launchPDL)
-	r.parts = 1
-}
 
 // skinnyQKVArgs say where queries, keys and values go.
 type skinnyQKVArgs struct {
@@ -248,8 +236,9 @@ func sharedMemory(info Info) int {
 	return 99 << 10
 }
 
-// skinnyRing is what the rings of all warps may take: enough to keep memory busy. More of it only makes blocks unequal.
-const skinnyRing = 64 << 10
+// skinnyRing is what the rings of all warps may take: enough to keep memory busy. More of it only makes blocks unequal, except that int4,
+// whose blocks are the smallest, gains where all of a multiprocessor's share is asked for at once.
+const skinnyRing, skinnyWholeI4 = 64 << 10, 96 << 10
 
 // fit divides shared memory: rings as deep as they need to be, two strips' sums where rows are few, and x. A weight of several strips a
 // block wants all of x there; others read it once, so windows of it do as well. It returns the bytes in all.
@@ -257,6 +246,9 @@ func (a *skinnyArgs) fit(w *skinny, info Info) (int, error) {
 	rows, limit := int(a.rows), sharedMemory(info)
 	turns := ((w.strips+info.SMs-1)/info.SMs*w.blocks + skinnyWarps - 1) / skinnyWarps
 	most := max(2, min(skinnySlots, skinnyRing/(skinnyWarps*w.block), turns))
+	if w.as == compute.I4 && turns <= min(skinnySlots, skinnyWholeI4/(skinnyWarps*w.block)) {
+		most = max(2, turns)
+	}
 	// A row's stride is an odd number of 64 bytes, so that a tile's rows lie in different banks.
 	stride := func(blocks int) int { return (blocks*w.width*2+63)/128*128 + 64 }
 	for _, windows := range []bool{false, true} {

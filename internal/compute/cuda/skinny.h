@@ -51,14 +51,6 @@ struct af_skinny_args {
 	int32_t pad;
 };
 
-struct af_skinny_begin_args {
-	const float *x;          // [rows][hidden]
-	const float *next;       // [hidden]
-	uint16_t *h;             // bf16 [rows][hidden]
-	float *sums;             // [rows][AF_SKINNY_PARTS], one part
-	int32_t hidden, pad;
-};
-
 struct af_skinny_pack_args {
 	void *w;
 	float *row_scale;

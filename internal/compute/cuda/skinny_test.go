@@ -246,7 +246,12 @@ func near(t *testing.T, want, got []float64, err float64, msg string) {
 func TestSkinnyProduct(t *testing.T) {
 	onDevice(t, func(s *stream) {
 		rng := rand.New(rand.NewPCG(3, 4))
-		for _, c := range [][2]int{{1, 8}, {40, 24}, {77, 136}, {300, 896}, {5000, 776}, {3584, 2600}, {131, 9000}, {4300, 3592}} {
+		shapes := [][2]int{{1, 8}, {40, 24}, {77, 136}, {300, 896}, {5000, 776}, {3584, 2600}, {131, 9000}, {4300, 3592}}
+		counts := []int{32, 1, 2, 5, 8, 9, 16, 17, 31}
+		if testing.Short() { // for checkers: one strip a block and several, x all at once and in windows, one and two strips' sums
+			shapes, counts = [][2]int{{1, 8}, {77, 136}, {5000, 264}, {131, 9000}}, []int{32, 1, 5, 9}
+		}
+		for _, c := range shapes {
 			out, in := c[0], c[1]
 			for _, as := range skinnyTypes {
 				name := fmt.Sprint(out, in, as)
@@ -255,7 +260,7 @@ func TestSkinnyProduct(t *testing.T) {
 				x := rounded(noise(rng, skinnyRows*(in+8), 1, 0))
 				at := s.put(t, bytesOf16(x))
 				var first []float32
-				for _, rows := range []int{32, 1, 2, 5, 8, 9, 16, 17, 31} {
+				for _, rows := range counts {
 					dst := s.fenced(t, ((rows-1)*(out+1)+out)*4)
 					s.skinny(w, skinnyArgs{mode: modeLogits, rows: int32(rows), x: at, ldx: int32(in + 8), out: dst.p, ldo: int32(out + 1)})
 					all := dst.floats(t, s)
@@ -294,7 +299,11 @@ func TestSkinnyProduct(t *testing.T) {
 // A layer of a decoder, product by product, against float64; and again with fewer rows, to the bit.
 func TestSkinnyLayer(t *testing.T) {
 	for _, as := range skinnyTypes {
-		for _, c := range []struct{ hidden, heads, kvHeads, headDim, mlp int }{{128, 2, 1, 64, 136}, {896, 7, 1, 128, 1000}, {1200, 15, 3, 80, 416}} {
+		shapes := []struct{ hidden, heads, kvHeads, headDim, mlp int }{{128, 2, 1, 64, 136}, {896, 7, 1, 128, 1000}, {1200, 15, 3, 80, 416}}
+		if testing.Short() {
+			shapes = shapes[:1]
+		}
+		for _, c := range shapes {
 			t.Run(fmt.Sprint(as, c), func(t *testing.T) { skinnyLayer(t, as, c.hidden, c.heads, c.kvHeads, c.headDim, c.mlp) })
 		}
 	}
@@ -331,6 +340,11 @@ func skinnyLayer(t *testing.T, as compute.DType, hidden, heads, kvHeads, headDim
 			heads: heads, kvHeads: kvHeads, headDim: headDim, eps: eps, bias: upload(bias), table: upload(table),
 			position: s.put(t, bytesOf(position)), slot: s.put(t, bytesOf(slot)), ldq: heads*headDim + 8,
 		}
+		var given []int32 // the rows of x come as embeddings do that are no tokens'
+		for r := range skinnyRows {
+			given = append(given, int32(-1-r))
+		}
+		visual, ids, count := upload(x), s.put(t, bytesOf(given)), s.put(t, make([]byte, 4))
 		normAt, nextAt, attAt, pickAt := upload(norm), upload(next), s.put(t, bytesOf16(att)), s.put(t, bytesOf(pick))
 
 		type results struct {
@@ -338,7 +352,7 @@ func skinnyLayer(t *testing.T, as compute.DType, hidden, heads, kvHeads, headDim
 			x, logits       []float32
 		}
 		run := func(rows int) results {
-			s.upload(r.x, bytesOf(x))
+			s.upload(count, bytesOf([]int32{int32(rows)}))
 			q, k, v := s.fenced(t, rows*a.ldq*2), s.fenced(t, pages*kvHeads*64*headDim*2), s.fenced(t, pages*kvHeads*64*headDim*2)
 			mid, logits := s.fenced(t, rows*mlp*2), s.fenced(t, max(rows, 3)*340*4)
 			a.rows, a.q, a.k, a.v = rows, q.p, k.p, v.p
@@ -346,7 +360,7 @@ func skinnyLayer(t *testing.T, as compute.DType, hidden, heads, kvHeads, headDim
 			if rows == skinnyRows {
 				wanted = rows
 			}
-			s.skinnyBegin(r, normAt, rows)
+			s.passBegin(r, 0, visual, ids, count, normAt, rows)
 			s.skinnyQKV(qkv, r, a)
 			s.skinnyAdd(out, r, attAt, heads*headDim, nextAt, rows)
 			s.skinnyGated(gate, r, eps, mid.p, mlp, rows)
