@@ -249,13 +249,13 @@ func TestStoreStaysWithinItsEntries(t *testing.T) {
 
 // An old span keeps about an entry an hour, however little room there is; then the oldest go, and what is new stays fine.
 func TestStoreKeepsAnEntryAnHour(t *testing.T) {
-	for entries, oldest := range map[int]time.Duration{500: 0, 200: 10 * 24 * time.Hour} {
+	for entries, oldest := range map[int]time.Duration{300: 0, 100: 6 * 24 * time.Hour} {
 		o := storeOptions(t, Recent{N: 4})
 		o.Entries = entries
 		s := openStore(t, t.TempDir(), o)
 		w := newWalk(5)
 		w.fps = 1.0 / 60
-		for range 14 * 24 * 60 {
+		for range 7 * 24 * 60 {
 			s.Bank().Add(w.next())
 		}
 		require.NoError(t, s.Sync(t.Context()))
