@@ -415,7 +415,7 @@ func TestForgetWhileAdding(t *testing.T) {
 		to := s.Bank().Snapshot().Now + 1
 		_, err := s.Bank().Forget(t.Context(), to-20*time.Second, to)
 		require.NoError(t, err)
-		require.Empty(t, s.find(s.Bank().Snapshot(), to-20*time.Second, to), "nothing on disk or on its way there")
+		require.Empty(t, s.find(s.Bank().Snapshot(), to-20*time.Second, to, nil), "nothing on disk or on its way there")
 	}
 	close(stop)
 	<-done

@@ -30,7 +30,7 @@ func (s *Snapshot) Recall(ctx context.Context, from, to time.Duration, query []f
 	if s.archive == nil || from >= to {
 		return part, ctx.Err()
 	}
-	found := s.archive.find(s, from, to)
+	found := s.archive.find(s, from, to, query)
 	inMemory := 0
 	if part != nil {
 		inMemory = len(part.Entries)
@@ -78,29 +78,61 @@ type recollection struct {
 	pooled bool // to be shown averaged 2x2
 }
 
-// find lists what the store has of a stretch, up to a snapshot's newest frame.
-func (s *Store) find(snap *Snapshot, from, to time.Duration) []recollection {
+// mostFound is how many moments Recall weighs against each other; there may be hundreds of thousands in a store.
+const mostFound = 4096
+
+// find lists what the store has of a stretch, up to a snapshot's newest frame, in time order. Of more than mostFound it takes the nearest to the
+// query, or without one every so many.
+func (s *Store) find(snap *Snapshot, from, to time.Duration, query []float32) []recollection {
 	s.mu.Lock()
 	files := s.files
 	onTheWay := append(slices.Clone(s.writing), s.waiting...)
 	s.mu.Unlock()
-	var list []recollection
-	within := func(it coldItem) bool { return it.start < to && it.end >= from && it.end <= snap.Now }
+	within := func(it *coldItem) bool { return it.start < to && it.end >= from && it.end <= snap.Now }
+	type place struct {
+		cosine  float32
+		file, i int32
+	}
+	var places []place
+	compared := false
 	first, _ := slices.BinarySearchFunc(files, from, func(f *coldFile, t time.Duration) int { return cmp.Compare(f.end(), t) })
-	for _, f := range files[first:] {
-		if f.start() >= to {
-			break
+	for k := first; k < len(files) && files[k].start() < to; k++ {
+		items := files[k].items
+		for i := range items {
+			it := &items[i]
+			if !within(it) {
+				continue
+			}
+			p := place{file: int32(k), i: int32(i)}
+			if len(query) > 0 {
+				p.cosine = float32(it.indicator.Cosine(query))
+				compared = compared || it.indicator.Dim() == len(query)
+			}
+			places = append(places, p)
 		}
-		for i, it := range f.items {
-			if within(it) {
-				list = append(list, recollection{item: it, level: f.Level, grid: f.grid(), rows: f.r, file: f, index: i})
+	}
+	if n := len(places); n > mostFound {
+		if compared {
+			slices.SortFunc(places, func(a, b place) int {
+				return cmp.Or(cmp.Compare(b.cosine, a.cosine), cmp.Compare(a.file, b.file), cmp.Compare(a.i, b.i))
+			})
+		} else {
+			for k := range mostFound {
+				places[k] = places[(2*k+1)*n/(2*mostFound)]
 			}
 		}
+		places = places[:mostFound]
+		slices.SortFunc(places, func(a, b place) int { return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.i, b.i)) })
+	}
+	list := make([]recollection, 0, len(places)+len(onTheWay))
+	for _, p := range places {
+		f := files[p.file]
+		list = append(list, recollection{item: f.items[p.i], level: f.Level, grid: f.grid(), rows: f.r, file: f, index: int(p.i)})
 	}
 	for i := range onTheWay {
 		e := &onTheWay[i]
 		it := coldItem{frame: e.ID / idStep, start: e.Start, end: e.End, at: e.At, weight: 1, averaged: 1, indicator: e.Indicator}
-		if within(it) {
+		if within(&it) {
 			list = append(list, recollection{item: it, level: e.Level, grid: e.Grid, rows: e.Tokens.Rows, entry: e})
 		}
 	}
@@ -125,12 +157,10 @@ func distinct(list []recollection) []recollection {
 func plan(found []recollection, prefer Order, query []float32, most int) []recollection {
 	// choose works on entries; these have what it looks at.
 	stand := make([]Entry, len(found))
-	place := map[uint64]int{}
 	whole := 0
 	for i, m := range found {
 		stand[i] = Entry{ID: uint64(i), Start: m.item.start, End: m.item.end, At: m.item.at, Indicator: m.item.indicator}
 		stand[i].Tokens.Rows = m.rows
-		place[uint64(i)] = i
 		whole += m.rows
 	}
 	coarse := func(m recollection) int {
@@ -158,7 +188,7 @@ func plan(found []recollection, prefer Order, query []float32, most int) []recol
 	chosen := map[int]bool{}
 	var out []recollection
 	for _, e := range choose(s, fine, query, &details) {
-		chosen[place[e.ID]] = true
+		chosen[int(e.ID)] = true
 	}
 	var rest []Entry
 	for i, m := range found {
@@ -171,7 +201,7 @@ func plan(found []recollection, prefer Order, query []float32, most int) []recol
 	left := budget{left: most - most/3 + details.left}
 	cover := map[int]bool{}
 	for _, e := range choose(s, rest, query, &left) {
-		cover[place[e.ID]] = true
+		cover[int(e.ID)] = true
 	}
 	for i, m := range found {
 		m.pooled = cover[i] && coarse(m) < m.rows
