@@ -470,7 +470,7 @@ func TestStrategiesRefuse(t *testing.T) {
 		"star: slot":                   {Star{}, 60, func(e []Entry) { e[0].Grid = Grid{2, 2} }, "slot 0"},
 		"star: no exemplar":            {Star{}, 60, func(e []Entry) { e[30].exemplar = nil }, "cluster 5 has no exemplar"},
 		"star: frames without compat":  {Star{}, 60, func(e []Entry) { e[len(e)-1].part = 2 }, "1 frames"},
-		"star compat: another frame":   {Star{Compat: true}, 60, func(e []Entry) { e[len(e)-1].ID += 256 }, "is another one"},
+		"star compat: another frame":   {Star{Compat: true}, 60, func(e []Entry) { e[len(e)-1].ID -= 256 }, "is another one"},
 		"flash compat without a frame": {Flash{Compat: true}, 60, func(e []Entry) { e[0].exemplar = nil }, "no exemplar"},
 	} {
 		t.Run(name, func(t *testing.T) {
