@@ -9,9 +9,40 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
+def tuned(pts, dst):
+    """A run of tune.py: loss, training answers by family, held-out closed answers by layout."""
+    train = [p for p in pts if p.get("families")]
+    fig, axes = plt.subplots(1, 3, figsize=(17, 6))
+    axes[0].plot([p["t"] for p in train], [p["loss"] for p in train], color="black")
+    axes[0].set_title("training loss, answers")
+    for i, n in enumerate(train[-1]["families"]):
+        axes[1].plot([p["t"] for p in train], [p["families"][n][1] for p in train], "--" if n.startswith("search") else "-", color=plt.cm.tab20(i), label=n)
+    axes[1].set_title("training: answers exactly right that were shown; searches: the nearest is right")
+    for i, n in enumerate(sorted({p["set"] for p in pts if p["set"].endswith("1 h")})):
+        closed = []
+        for p in pts:
+            if p["set"] == n:
+                some = [v for k, v in p["types"].items() if k.split("@")[0] in CLOSED]
+                closed.append((p["t"], sum(k * v for k, v in some) / max(1, sum(k for k, _ in some))))
+        axes[2].plot(*zip(*closed), "o-", ms=3, color=plt.cm.tab20(i % 20), label=n.removesuffix(", 1 h"))
+    axes[2].set_title("held-out hours: closed answers exactly right")
+    for x in axes:
+        x.grid(alpha=.3)
+        x.set_xlabel("seconds of training")
+    for x in axes[1:]:
+        x.legend(fontsize=7, ncol=2)
+    fig.tight_layout()
+    fig.savefig(dst, dpi=70)
+
+
+CLOSED = ("event_occurrence", "sequence_validation", "counting", "attribute", "direction", "which", "current_state", "past_state")
+
+
 def main(src, dst):
     with open(src) as f:
         pts = json.load(f)["points"]
+    if any(p.get("families") for p in pts):
+        return tuned(pts, dst)
     train = [p for p in pts if p["set"] == "train" and p["types"]]
     starts = [next((p["t"] for p in pts if p["stage"] == s), None) for s in (2, 3)]
     fig, (a, b) = plt.subplots(2, 1, figsize=(11, 9), sharex=True)

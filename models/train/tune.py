@@ -10,6 +10,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 import batches
 import export
@@ -66,22 +67,30 @@ class Tuner(train.Trainer):
         self.scale = torch.nn.Parameter(torch.full((2,), math.log(14.0), device=self.dev))  # of cosines in the losses; not kept
         for p in [*self.model.vision_tower.parameters(), *self.model.multi_modal_projector.parameters()]:
             p.requires_grad_(False)
+        memory = os.path.join(a.init or "", "memory.safetensors")
+        if a.init and not a.tiny and os.path.exists(memory):
+            self.learned.load_state_dict({k.removeprefix("memory."): v.float() for k, v in load_file(memory).items() if k.split(".")[1] != a.fresh}, strict=not a.fresh)
+        # The bridge's rows pass no norm before they are shown: at the rate of the others they grew to five hundred times a frame's.
+        self.parts = [(n, rate, list(p)) for n, rate, p in (
+            ("decoder", 1.0, self.model.language_model.parameters()), ("indicator", a.memory_lr / a.lr, [*self.learned.indicator.parameters(), self.scale]),
+            ("stream", a.memory_lr / a.lr, self.learned.stream.parameters()), ("bridge", 0.2 * a.memory_lr / a.lr, self.learned.bridge.parameters()))
+            if not a.only or n in a.only.split(",")]
         groups = []
-        for rate, params in ((1.0, self.model.language_model.parameters()), (a.memory_lr / a.lr, [*self.learned.parameters(), self.scale])):
-            params = list(params)
+        for _, rate, params in self.parts:
             for decay, pick in ((0.05, lambda p: p.ndim >= 2), (0.0, lambda p: p.ndim < 2)):
                 groups.append({"params": [p for p in params if pick(p)], "weight_decay": decay, "scale": rate})
         self.opt = torch.optim.AdamW(groups, lr=a.lr, betas=(0.9, 0.95), eps=1e-8, fused=self.cuda)
         self.side = torch.cuda.Stream() if self.cuda else None
-        self.names = list(layouts.FAMILIES)
+        self.mix = layouts.FAMILIES if not a.families else {n: float(v) for n, v in (x.split("=") for x in a.families.split(","))}
+        self.names = list(self.mix)
         self.family_tally = torch.zeros(len(self.names), 2, device=self.dev)
         self.extra = torch.zeros(6, device=self.dev)  # losses and hits of the two searches
         self.stage = 4
 
     def update(self, loss):
         loss.backward()
-        norms = [torch.nn.utils.clip_grad_norm_([p for p in m if p.grad is not None], 1.0)
-                 for m in (list(self.model.language_model.parameters()), [*self.learned.parameters(), self.scale])]
+        with_grad = [[p for p in params if p.grad is not None] for _, _, params in self.parts]
+        norms = [torch.nn.utils.clip_grad_norm_(params, 1.0) for params in with_grad if params] or [torch.zeros((), device=self.dev)]
         lr = self.rate()
         for g in self.opt.param_groups:
             g["lr"] = lr * g["scale"]
@@ -92,7 +101,9 @@ class Tuner(train.Trainer):
         elif not bad:
             self.opt.step()
         self.skipped += bad
-        self.opt.zero_grad(set_to_none=True)
+        for m in (self.model, self.learned):
+            m.zero_grad(set_to_none=True)
+        self.scale.grad = None
         self.step += 1
         self.warm += 1
 
@@ -454,7 +465,7 @@ class Tuner(train.Trainer):
     def planned(self, s):
         """Draws what is shown at every snapshot, and starts what that takes."""
         r, n = self.rng, len(s.host["snap"])
-        s.names = r.choice(self.names, n, p=list(layouts.FAMILIES.values()))
+        s.names = r.choice(self.names, n, p=list(self.mix.values()))
         s.focus = np.full((n, FOCUS), -1, np.int64)
         want = np.nonzero(np.isin(s.names, layouts.SELECTING))[0]
         for i in want:
@@ -588,13 +599,13 @@ class Tuner(train.Trainer):
             self.clustered(s)
             self.segmented(s)
         self.rolled(s)
-        if whole:
+        if whole and not self.a.only:
             self.drift(s)
         n = len(s.host["snap"])
         hour = s.counts[s.host["clip_of"]] > 3000
         one, focus = [], []
         for i in range(n):  # the questions that get a prompt of their own
-            k = self.rng.permutation(np.nonzero(s.host["dtype"][i] >= 0)[0])[:self.size["per_question"] * (3 if whole else 1)]
+            k = self.rng.permutation(np.nonzero(s.host["dtype"][i] >= 0)[0])[:self.size["per_question"] * (3 if whole and not self.a.only else 1)]
             one += [i] * len(k)
             focus += [[j] for j in k]
         one, focus = np.array(one), np.array(focus)
@@ -659,6 +670,13 @@ class Tuner(train.Trainer):
 def main():
     ap = train.arguments()
     ap.add_argument("--init", help="a model directory to go on from")
+    ap.add_argument("--only", help="what is trained, of decoder,indicator,stream,bridge; all by default")
+    ap.add_argument("--fresh", help="one of indicator, stream, bridge: begins anew, whatever --init has")
+    ap.add_argument("--families", help="the mix of layouts in place of layouts.FAMILIES: flash=.5,bridge=.5")
+    ap.add_argument("--cap", type=int, help="frames of a batch")
+    ap.add_argument("--held", help="held-out streams of an hour and of ten minutes: 6,12")
+    ap.add_argument("--blend", default="", help="DIR:0.8,0.6: at the end, measure the decoder mixed with that of DIR, by these shares of its own")
+    ap.add_argument("--measured", help="measure only these layouts, separated by commas")
     ap.add_argument("--memory-lr", type=float, default=1e-3)
     ap.add_argument("--measure-every", type=float, default=150, help="seconds between measurements on held-out streams")
     ap.add_argument("--search", type=float, default=0.5, help="weight of the search losses")
@@ -666,6 +684,10 @@ def main():
     ap.add_argument("--first", action="store_true", help="measure before the first step")
     ap.set_defaults(lr=5e-4, warmup=100, workers="10,0,0", seconds=660)
     a = ap.parse_args()
+    FULL["cap"] = a.cap or FULL["cap"]
+    if a.held:
+        FULL["hours"], FULL["tens"] = (int(x) for x in a.held.split(","))
+    MEASURED[:] = [m for m in MEASURED if not a.measured or m[0] in a.measured.split(",")]
     os.makedirs(a.out, exist_ok=True)
     if a.device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -727,8 +749,10 @@ def main():
             tr.count(tr.tally, right, q)
             live, ok = tr.exact(right, q)
             tr.family_tally.index_add_(0, mem.upload(s.family[sel], tr.dev), torch.stack((live.sum(1), ok.sum(1)), -1).float())
-        tr.update(loss + a.search * tr.search(s, snaps))
-        tr.searches += 1
+        if a.search:
+            loss = loss + a.search * tr.search(s, snaps)
+            tr.searches += 1
+        tr.update(loss)
         state["steps"] += 1
 
     def beat():
@@ -782,6 +806,14 @@ def main():
     make.stop()
     tr.checkpoint()
     measure(whole=True)
+    folder, _, shares = a.blend.partition(":")
+    if folder:
+        other = golden.load(folder).language_model.state_dict()
+        own = {k: v.clone() for k, v in tr.model.language_model.state_dict().items()}
+        for share in shares.split(","):
+            tr.say(f"  {share} of this decoder, the rest of {os.path.basename(folder)}'s")
+            tr.model.language_model.load_state_dict({k: float(share) * v + (1 - float(share)) * other[k].to(v) for k, v in own.items()})
+            measure()
     tr.save_curve()
     tr.say("done")
     with open(os.path.join(a.out, "DONE"), "w") as f:
