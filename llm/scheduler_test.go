@@ -299,7 +299,7 @@ func TestForget(t *testing.T) {
 		all.Go(func() { answer(t, e, with(6, 1+i), Options{MaxTokens: 4}) })
 	}
 	leave := <-g
-	until(func() bool { return e.Counters().Waiting > 0 })
+	until(func() bool { c := e.Counters(); return c.Active+c.Waiting == f.limits.Segments+3 })
 	all.Go(func() { assert.NoError(t, e.Warm(t.Context(), with(6, 3))) })
 	until(func() bool { e.s.mu.Lock(); defer e.s.mu.Unlock(); return len(e.s.warming) > 0 })
 	forgot := make(chan struct{})
