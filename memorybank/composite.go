@@ -29,13 +29,15 @@ type Composite struct {
 }
 
 func (c Composite) sizes() Composite {
-	orElse := func(v, otherwise int) int {
-		if v == 0 {
-			return otherwise
-		}
-		return max(v, 0)
-	}
 	return Composite{Past: max(orElse(c.Past, 1024), 1), Unit: orElse(c.Unit, 16), Recent: orElse(c.Recent, 3), Tokens: max(orElse(c.Tokens, 512), 1)}
+}
+
+// orElse is a size of a strategy that can do without: 0 means the default, below 0 none.
+func orElse(v, otherwise int) int {
+	if v == 0 {
+		return otherwise
+	}
+	return max(v, 0)
 }
 
 // The lists of a Composite, in the order in which they stand in its entries; each is in time order.

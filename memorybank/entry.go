@@ -1,6 +1,6 @@
-// Package memorybank keeps what was seen, bounded. There are only a few types: an Entry is one remembered moment, a Strategy
-// decides which entries stay and which are shown, a Bank has one writer that adds entries, and a Snapshot is the bank at one
-// instant, immutable, taken by anyone at any time.
+// Package memorybank keeps what was seen, bounded. There are only a few types: an Entry is one remembered moment, with an Indicator that
+// questions find it by, a Strategy decides which entries stay and which are shown, a Bank has one writer that adds entries, a Snapshot is
+// the bank at one instant, immutable, taken by anyone at any time, and a Store keeps a bank and its frames on disk.
 package memorybank
 
 import (

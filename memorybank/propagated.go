@@ -50,6 +50,7 @@ func (p Propagated) sizes() Propagated {
 	return p
 }
 
+// orDefault is a size of a strategy that cannot do without: 0 and below mean the default.
 func orDefault(n, otherwise int) int {
 	if n <= 0 {
 		return otherwise

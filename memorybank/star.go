@@ -119,12 +119,6 @@ func project(m compute.Matrix, bias, x []float32) []float64 {
 const mostSlots = 100
 
 func (s Star) sizes() Star {
-	orElse := func(v, otherwise int) int {
-		if v == 0 {
-			return otherwise
-		}
-		return max(v, 0)
-	}
 	s.Temporal, s.Abstract, s.Retrieved = max(orElse(s.Temporal, 25), 1), min(orElse(s.Abstract, 25), mostSlots), orElse(s.Retrieved, 3)
 	if s.Compat {
 		s.Temporal, s.Retrieved = min(s.Temporal, mostSlots), min(s.Retrieved, 32)

@@ -57,23 +57,30 @@ type StreamConfig struct {
 	dir string     // where its memory is kept; empty: only in the program's own memory
 }
 
+// pairsOf is what a mapping holds, in its order; nothing of a null. Anything else is an error that says what is wanted.
+func pairsOf(n ast.Node, wanted string) ([]*ast.MappingValueNode, error) {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		return n.Values, nil
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}, nil
+	case *ast.NullNode:
+		return nil, nil
+	}
+	return nil, &yaml.SyntaxError{Message: wanted, Token: n.GetToken()}
+}
+
 // UnmarshalYAML reads a strategy's name, or a mapping with the name under strategy and its options beside it.
 func (c *MemoryConfig) UnmarshalYAML(n ast.Node) error {
-	var pairs []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.StringNode:
+	if n, ok := n.(*ast.StringNode); ok {
 		if err := c.UnmarshalText([]byte(n.Value)); err != nil {
 			return &yaml.SyntaxError{Message: err.Error(), Token: n.GetToken()}
 		}
 		return nil
-	case *ast.MappingNode:
-		pairs = n.Values
-	case *ast.MappingValueNode:
-		pairs = []*ast.MappingValueNode{n}
-	case *ast.NullNode:
-		return nil
-	default:
-		return &yaml.SyntaxError{Message: "want a strategy's name, or strategy: with its options", Token: n.GetToken()}
+	}
+	pairs, err := pairsOf(n, "want a strategy's name, or strategy: with its options")
+	if err != nil {
+		return err
 	}
 	for _, p := range pairs {
 		key := p.Key.GetToken().Value
@@ -145,16 +152,9 @@ type StreamConfigs []StreamConfig
 
 // UnmarshalYAML reads a mapping of names to streams.
 func (c *StreamConfigs) UnmarshalYAML(n ast.Node) error {
-	var pairs []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		pairs = n.Values
-	case *ast.MappingValueNode:
-		pairs = []*ast.MappingValueNode{n}
-	case *ast.NullNode:
-		return nil
-	default:
-		return &yaml.SyntaxError{Message: "want streams by name, as in front_door: rtsp://…", Token: n.GetToken()}
+	pairs, err := pairsOf(n, "want streams by name, as in front_door: rtsp://…")
+	if err != nil {
+		return err
 	}
 	for _, p := range pairs {
 		name, ok := p.Key.(*ast.StringNode)
