@@ -199,8 +199,8 @@ func TestDecoderBits(t *testing.T) {
 				rng := rand.New(rand.NewPCG(1, 2))
 				m := testDecoder(t, d, c, newRefDecoder(c, 6))
 				n := 90
-				if testing.Short() {
-					n = 40
+				if testing.Short() { // for checkers, under which a pass takes half a second
+					n = 10
 				}
 				ids := randomIDs(rng, n, c.Vocab)
 				q := newSeqs(m, 6, rng)

@@ -19,7 +19,7 @@ decoders=${DECODERS:-qwen2-7b qwen2-0.5b llama-7b phi-3-mini qwen2-1.5b}
 towers=${TOWERS:-clip-vit-l-14-224 clip-vit-l-14-336 siglip-so400m-384 internvit-300m-448 qwen2-vl-vit}
 # The checkers slow kernels down a hundredfold, most of it on the processor, so tests are checked in groups at the same time. They take
 # what some tests break on purpose for errors, and see nothing new in a few others.
-groups=${CHECKED:-Gemm Skinny DecodeAttention Prefill DecoderLogits Decoder Sample Conformance Ops .}
+groups=${CHECKED:-Gemm Skinny DecodeAttention Prefill DecoderLogits DecoderBits Decoder Sample Conformance Ops .}
 unchecked='DeviceLost|NoMemory|Describe|DecoderErrors|LaunchErrors|LargeCopies|Quantised|RandomWeights'
 
 say() { echo "device-test: $*" >&2; }
@@ -61,14 +61,12 @@ step() {
 
 # check TOOL PROGRAM runs a checker over every group of the kernels' tests; a test is in the first group that names it.
 check() {
-	local tool=$1 g pids=() before=$unchecked ended=0 only=
+	local tool=$1 g pids=() before=$unchecked ended=0
 	if [ "$tool" = racecheck ]; then
 		before+='|Conformance/Elementwise' # no shared memory
-		# It reports how these hand over sums, whatever way was tried: NOTES-skinny.md says what is known of that.
-		only='--kernel-name-exclude kns=af_skinny'
 	fi
 	for g in $groups; do
-		CHECKER="compute-sanitizer --tool $tool --error-exitcode 1 $only" in_package "$2" internal/compute/cuda \
+		CHECKER="compute-sanitizer --tool $tool --error-exitcode 1" in_package "$2" internal/compute/cuda \
 			-test.run "$g" -test.skip "$before" -test.short -test.v -test.timeout 20m >"$out/$tool-${g/./rest}.part" 2>&1 &
 		pids+=($!)
 		before+="|$g"

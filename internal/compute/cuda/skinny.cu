@@ -181,8 +181,7 @@ struct window {
 	__device__ __forceinline__ uint32_t enter(const af_skinny_args &p, int v, int lane) {
 		while (now < v) {
 			if (now >= 0) { // through with this one
-				__syncwarp();
-				if (lane == 0) barrier_arrive(empty + (now & 1) * 8);
+				barrier_arrive(empty + (now & 1) * 8);
 			}
 			now++;
 			barrier_wait(full + (now & 1) * 8, full_parity >> (now & 1) & 1);
@@ -368,8 +367,8 @@ AF_INLINE int sum_strip(const af_skinny_args &p, ring &q, window &x, const uint3
 	return b - p.blocks;
 }
 
-// What the block's barriers are for, after those of the rings; each is 8 bytes. A warp's lanes meet and one of them arrives for all, which
-// racecheck does not follow; what it costs to have all of them arrive, and what racecheck says then, is in NOTES-skinny.md.
+// What the block's barriers are for, after those of the rings; each is 8 bytes. Every lane arrives by itself: one lane of a warp that has
+// met would do, but racecheck does not follow that, and the difference could not be measured (NOTES-skinny.md).
 enum { FULL = 0, EMPTY = 16, LEFT = 32, CLEARED = 48, NORMED = 64 };
 
 // supply is the life of the warp that brings x, once it is there.
@@ -387,8 +386,7 @@ AF_INLINE void supply(const af_skinny_args &a, window &x, uint32_t bars, float *
 			sum = warp_sum(sum);
 			if (lane == 0) rms[r] = rsqrtf(sum * a.inv_in + a.eps);
 		}
-		__syncwarp();
-		if (lane == 0) barrier_arrive(bars + NORMED);
+		barrier_arrive(bars + NORMED);
 	}
 }
 
@@ -409,7 +407,7 @@ AF_INLINE void skinny(const af_skinny_args &a) {
 	q.bars = rings + warp * AF_SKINNY_SLOTS * 8;
 	q.slots = a.slots;
 	if (warp == W) {
-		if (lane <= NORMED / 8) barrier_open(bars + lane * 8, lane < EMPTY / 8 ? 32 : lane < CLEARED / 8 ? W : lane < NORMED / 8 ? min(a.rows, W) : 1);
+		if (lane <= NORMED / 8) barrier_open(bars + lane * 8, 32 * (lane < EMPTY / 8 ? 1 : lane < CLEARED / 8 ? W : lane < NORMED / 8 ? min(a.rows, W) : 1));
 	} else if (lane < a.slots) barrier_open(q.bars + lane * 8, COPIERS);
 #if __CUDA_ARCH__ >= 900
 	asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -446,8 +444,7 @@ AF_INLINE void skinny(const af_skinny_args &a) {
 			}
 			finish(a, c, r, at, strip, live, v * c.scale * (a.sums ? rms[r] : 1.f));
 		}
-		__syncwarp();
-		if (lane == 0) barrier_arrive(bars + CLEARED + buffer * 8);
+		barrier_arrive(bars + CLEARED + buffer * 8);
 	};
 	const int g = lane >> 2, t = lane & 3;
 	uint32_t w_at[4], x_at[N];
@@ -475,8 +472,7 @@ AF_INLINE void skinny(const af_skinny_args &a) {
 			};
 			block = a.strip > 16 ? sum_strip<KIND, 2, N>(a, q, x, w_at, x_at, block, turn * x.per, lane, out, room)
 								 : sum_strip<KIND, 1, N>(a, q, x, w_at, x_at, block, turn * x.per, lane, out, room);
-			__syncwarp();
-			if (lane == 0) barrier_arrive(bars + LEFT + buffer * 8);
+			barrier_arrive(bars + LEFT + buffer * 8);
 			// All warps go through all windows, and none stays behind in one while it waits for others' sums.
 			if (x.per > 1) x.enter(a, turn * x.per + x.per - 1, lane);
 		}

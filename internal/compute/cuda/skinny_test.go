@@ -244,55 +244,58 @@ func near(t *testing.T, want, got []float64, err float64, msg string) {
 
 // Products alone, of all shapes: right, and every row the same to the bit however many there are.
 func TestSkinnyProduct(t *testing.T) {
-	onDevice(t, func(s *stream) {
-		rng := rand.New(rand.NewPCG(3, 4))
-		shapes := [][2]int{{1, 8}, {40, 24}, {77, 136}, {300, 896}, {5000, 776}, {3584, 2600}, {131, 9000}, {4300, 3592}}
-		counts := []int{32, 1, 2, 5, 8, 9, 16, 17, 31}
-		if testing.Short() { // for checkers: one strip a block and several, x all at once and in windows, one and two strips' sums
-			shapes, counts = [][2]int{{1, 8}, {77, 136}, {5000, 264}, {131, 9000}}, []int{32, 1, 5, 9}
-		}
+	shapes := [][2]int{{1, 8}, {40, 24}, {77, 136}, {300, 896}, {5000, 776}, {3584, 2600}, {131, 9000}, {4300, 3592}}
+	counts := []int{32, 1, 2, 5, 8, 9, 16, 17, 31}
+	if testing.Short() { // for checkers: one strip a block and several, x all at once and in windows, one and two strips' sums
+		shapes, counts = [][2]int{{1, 8}, {77, 136}, {5000, 264}, {131, 9000}}, []int{32, 1, 5, 9}
+	}
+	for _, as := range skinnyTypes {
 		for _, c := range shapes {
-			out, in := c[0], c[1]
-			for _, as := range skinnyTypes {
-				name := fmt.Sprint(out, in, as)
-				w := s.packed(t, rng, out, in, as, rowsPlain, 0)
-				value, _ := w.values(t, s)
-				x := rounded(noise(rng, skinnyRows*(in+8), 1, 0))
-				at := s.put(t, bytesOf16(x))
-				var first []float32
-				for _, rows := range counts {
-					dst := s.fenced(t, ((rows-1)*(out+1)+out)*4)
-					s.skinny(w, skinnyArgs{mode: modeLogits, rows: int32(rows), x: at, ldx: int32(in + 8), out: dst.p, ldo: int32(out + 1)})
-					all := dst.floats(t, s)
-					s.d.free(dst.p - fence)
-					var got []float32
-					for r := range rows {
-						got = append(got, all[r*(out+1):][:out]...)
-						if r+1 < rows {
-							require.True(t, math.IsNaN(float64(all[r*(out+1)+out])), name)
-						}
-					}
-					if first != nil {
-						require.Equal(t, first[:len(got)], got, "%s: %d rows", name, rows)
-						continue
-					}
-					first = got
-					var want, is []float64
-					for _, r := range []int{0, 7, 8, 30, 31} {
-						for n := range out {
-							var sum float64
-							for i := range in {
-								sum += fromBF16(x[r*(in+8)+i]) * value[n][i]
-							}
-							want, is = append(want, sum), append(is, float64(got[r*out+n]))
-						}
-					}
-					near(t, want, is, 1e-5, name)
-				}
-				s.d.free(at)
-				s.d.freeSkinny(w)
-			}
+			t.Run(fmt.Sprint(as, c), func(t *testing.T) { skinnyProduct(t, as, c[0], c[1], counts) })
 		}
+	}
+}
+
+// skinnyProduct holds a product of 32 rows against float64, and each of fewer rows against it, to the bit.
+func skinnyProduct(t *testing.T, as compute.DType, out, in int, counts []int) {
+	onDevice(t, func(s *stream) {
+		rng := rand.New(rand.NewPCG(uint64(out), uint64(in)))
+		w := s.packed(t, rng, out, in, as, rowsPlain, 0)
+		value, _ := w.values(t, s)
+		x := rounded(noise(rng, skinnyRows*(in+8), 1, 0))
+		at := s.put(t, bytesOf16(x))
+		var first []float32
+		for _, rows := range counts {
+			dst := s.fenced(t, ((rows-1)*(out+1)+out)*4)
+			s.skinny(w, skinnyArgs{mode: modeLogits, rows: int32(rows), x: at, ldx: int32(in + 8), out: dst.p, ldo: int32(out + 1)})
+			all := dst.floats(t, s)
+			s.d.free(dst.p - fence)
+			var got []float32
+			for r := range rows {
+				got = append(got, all[r*(out+1):][:out]...)
+				if r+1 < rows {
+					require.True(t, math.IsNaN(float64(all[r*(out+1)+out])), "between rows")
+				}
+			}
+			if first != nil {
+				require.Equal(t, first[:len(got)], got, "%d rows", rows)
+				continue
+			}
+			first = got
+			var want, is []float64
+			for _, r := range []int{0, 7, 8, 30, 31} {
+				for n := range out {
+					var sum float64
+					for i := range in {
+						sum += fromBF16(x[r*(in+8)+i]) * value[n][i]
+					}
+					want, is = append(want, sum), append(is, float64(got[r*out+n]))
+				}
+			}
+			near(t, want, is, 1e-5, "32 rows")
+		}
+		s.d.free(at)
+		s.d.freeSkinny(w)
 	})
 }
 
