@@ -62,7 +62,22 @@ func Load(dir string, dev compute.Device, as compute.DType) (*Encoder, error) {
 }
 
 // LoadFS is Load from any file system, such as one embedded in the program.
-func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err error) {
+func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (*Encoder, error) {
+	return LoadWith(fsys, dev, Options{Weights: as})
+}
+
+// Options are what can be chosen when an encoder is loaded.
+type Options struct {
+	Weights compute.DType
+	Pixels  int // most pixels of one picture for towers of dynamic size (Qwen2-VL); 0: DefaultPixels
+}
+
+// DefaultPixels is 448 x 448: 256 rows of Qwen2-VL, and what Flash-VStream was trained with.
+const DefaultPixels = 448 * 448
+
+// LoadWith is LoadFS with everything that can be chosen.
+func LoadWith(fsys fs.FS, dev compute.Device, o Options) (_ *Encoder, err error) {
+	as := o.Weights
 	c, err := ReadConfig(fsys)
 	if err != nil {
 		return nil, err
@@ -93,11 +108,32 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err e
 	return e, nil
 }
 
-// Grid returns the height and width of the rows of one frame; Dim their length.
-func (e *Encoder) Grid() (h, w int) { g := e.c.grid(); return g.H, g.W }
+// Grid returns height and width of the grid of rows that a unit of frames of w x h pixels becomes.
+func (e *Encoder) Grid(w, h int) (gridH, gridW int) { g := e.c.grid(); return g.H, g.W }
 
-// Dim returns the length of a row.
+// Dim returns the length of a row, as Encode leaves it.
 func (e *Encoder) Dim() int { return e.c.dim() }
+
+// Unit is how many frames make one matrix.
+func (e *Encoder) Unit() int { return 1 }
+
+// Late reports that rows leave Encode before the join: what is kept of them must go through Join before a language model reads it.
+func (e *Encoder) Late() bool { return false }
+
+// Rows are a grid of rows as Encode left them, or averaged since.
+type Rows struct {
+	H, W int
+	Data compute.Matrix // [H*W, Dim], row-major over the grid
+}
+
+// Join maps grids to the language model's space, one matrix for each. Where Late is false they are in it and are returned as they are.
+func (e *Encoder) Join(ctx context.Context, grids ...Rows) ([]compute.Matrix, error) {
+	out := make([]compute.Matrix, len(grids))
+	for i, g := range grids {
+		out[i] = g.Data
+	}
+	return out, nil
+}
 
 // Encode returns one matrix [gridH*gridW, Dim] a frame, row-major over the grid, new memory that the caller owns. Frames may be of
 // any size; they are resized without keeping their aspect. A malformed frame is an error and nothing is encoded. ctx is

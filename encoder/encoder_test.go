@@ -114,7 +114,7 @@ func TestGolden(t *testing.T) {
 					e, err := LoadFS(withConfig(t, tt.dir, tt.change), dev, as)
 					require.NoError(t, err)
 					defer e.Close()
-					h, w := e.Grid()
+					h, w := e.Grid(goldenW, goldenH)
 					assert.Equal(t, [3]int{tt.h, tt.w, tt.dim}, [3]int{h, w, e.Dim()})
 
 					all, err := e.Encode(context.Background(), frames...)
