@@ -72,7 +72,7 @@ func gcd(a, b int) int {
 // row by row, as a flattened convolution weight expects them.
 func (r *resizer) patches(dst []float32, f ingest.Frame, c *Config) {
 	ps := c.Vision.PatchSize
-	down, across := c.order()
+	down, across := c.order(c.patchGrid(Size{len(r.y.taps), len(r.x.taps)}))
 	area := float64(r.x.total) * float64(r.y.total)
 	var scale, shift [3]float64
 	for i := range scale {

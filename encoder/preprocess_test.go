@@ -21,7 +21,7 @@ func randomFrame(w, h int) ingest.Frame {
 }
 
 func preprocessConfig(h, w, patch int) *Config {
-	return &Config{Merge: 1, Vision: Vision{PatchSize: patch, Image: Size{h, w}}, Mean: [3]float32{.5, .25, .125}, Std: [3]float32{.5, .25, 1}}
+	return &Config{Shuffle: 1, Vision: Vision{PatchSize: patch, Image: Size{h, w}}, Mean: [3]float32{.5, .25, .125}, Std: [3]float32{.5, .25, 1}}
 }
 
 // naive is the area average by its definition, one pixel at a time, in the picture's own layout.
