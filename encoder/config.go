@@ -19,6 +19,7 @@ type Config struct {
 	Merge     int        // squares of Merge x Merge patches leave as one row, side by side before the projector; 1 for none
 	Projector *Projector // nil: rows leave in the vision tower's own space
 	Mean, Std [3]float32 // of pixel/255
+	model     string     // model_type, "" for a tower alone
 	family    family
 }
 
@@ -131,6 +132,9 @@ func parseConfig(data []byte) (*Config, error) {
 		return nil, fmt.Errorf("model_type %q is not supported", raw.ModelType)
 	}
 	c := &Config{}
+	if prefix != "" {
+		c.model = raw.ModelType
+	}
 	if err := c.vision(vision); err != nil {
 		return nil, fmt.Errorf("%s%w", prefix, err)
 	}

@@ -26,17 +26,15 @@ const (
 // memory, so it must be closed, before its device.
 type Encoder struct {
 	c   *Config
+	p   *processor
 	dev compute.Device
 
 	mu      sync.Mutex // guards waiting
 	waiting []*request // that have frames no pass took yet, oldest first
 
-	turn    chan struct{} // holding its one slot is owning all below
-	arena   compute.Arena // nil once closed
-	t       tower
-	resize  *resizer       // for the size of the last frame
-	patcher bool           // the device makes patches itself; else they are made here, before its turn
-	staging compute.Matrix // patches of a batch, on the host
+	turn  chan struct{} // holding its one slot is owning all below
+	arena compute.Arena // nil once closed
+	t     tower
 }
 
 // request is one Encode call. Whoever holds the turn works on it; its caller reads it once done is closed.
@@ -67,12 +65,16 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err e
 	if err != nil {
 		return nil, err
 	}
+	p, err := readProcessor(fsys, c.target())
+	if err != nil {
+		return nil, err
+	}
 	ck, err := weights.Open(fsys)
 	if err != nil {
 		return nil, fmt.Errorf("encoder: %w", err)
 	}
 	defer func() { err = errors.Join(err, ck.Close()) }()
-	e := &Encoder{c: c, dev: dev, t: tower{c: c, batch: batch, act: dev.Activations(as)}, turn: make(chan struct{}, 1)}
+	e := &Encoder{c: c, p: p, dev: dev, t: tower{c: c, batch: batch, act: dev.Activations(as)}, turn: make(chan struct{}, 1)}
 	if e.t.act == compute.BF16 {
 		e.t.batch = wideBatch
 	}
@@ -80,15 +82,6 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err e
 	e.t.load(l, ck, as)
 	if e.arena, err = l.Finish(context.Background()); err != nil {
 		return nil, fmt.Errorf("encoder: load: %w", err)
-	}
-	err = dev.Run(context.Background(), func(ops compute.Ops) {
-		_, e.patcher = ops.(compute.Patcher)
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("encoder: load: %w", err), e.arena.Close())
-	}
-	if g, ps := c.patchGrid(), c.Vision.PatchSize; !e.patcher {
-		e.staging = compute.NewMatrix(e.t.batch*g.H*g.W, 3*ps*ps)
 	}
 	return e, nil
 }
@@ -104,7 +97,7 @@ func (e *Encoder) Dim() int { return e.c.dim() }
 // looked at between passes. A pass that fails is an error to every caller with a frame in it.
 func (e *Encoder) Encode(ctx context.Context, frames ...ingest.Frame) ([]compute.Matrix, error) {
 	for _, f := range frames {
-		if err := checkFrame(f); err != nil {
+		if err := e.p.check(f); err != nil {
 			return nil, fmt.Errorf("encoder: frame %d: %w", f.Index, err)
 		}
 	}
@@ -197,7 +190,10 @@ func (e *Encoder) encode(shares []share, n int) error {
 	for _, s := range shares {
 		frames = append(frames, s.r.frames[s.from:s.to]...)
 	}
-	fill := e.patches(frames)
+	fill, err := e.p.patches(frames)
+	if err != nil {
+		return err
+	}
 	// No one caller's ctx: the pass is everybody's.
 	return e.dev.Run(context.Background(), func(ops compute.Ops) {
 		out := e.t.forward(ops, n, fill)
@@ -211,28 +207,6 @@ func (e *Encoder) encode(shares []share, n int) error {
 			at += k
 		}
 	})
-}
-
-// patches prepares the patches of frames and returns what writes them to the device's rows.
-func (e *Encoder) patches(frames []ingest.Frame) func(compute.Ops, compute.Tensor) {
-	v := e.c.Vision
-	if e.patcher {
-		pics := make([]compute.Picture, len(frames))
-		for i, f := range frames {
-			pics[i] = compute.Picture{W: f.W, H: f.H, Pix: f.Pix}
-		}
-		args := compute.PatchArgs{W: v.Image.W, H: v.Image.H, Patch: v.PatchSize, Merge: e.c.Merge, Mean: e.c.Mean, Std: e.c.Std}
-		return func(ops compute.Ops, dst compute.Tensor) { ops.(compute.Patcher).Patches(dst, pics, args) }
-	}
-	per := e.staging.Rows / e.t.batch
-	for i, f := range frames {
-		if e.resize == nil || e.resize.srcW != f.W || e.resize.srcH != f.H {
-			e.resize = newResizer(f.W, f.H, v.Image.W, v.Image.H)
-		}
-		e.resize.patches(rows(e.staging, i*per, (i+1)*per).Data, f, e.c)
-	}
-	staged := rows(e.staging, 0, len(frames)*per)
-	return func(ops compute.Ops, dst compute.Tensor) { ops.Upload(dst, staged) }
 }
 
 // Close frees the device memory after the current pass. A second Close does nothing.

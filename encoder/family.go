@@ -127,17 +127,9 @@ func (c *Config) place(r int) (y, x int) {
 	return square/across*c.Merge + within/c.Merge, square%across*c.Merge + within%c.Merge
 }
 
-// order is place turned round: the patch at y, x is row down[y] + across[x].
-func (c *Config) order() (down, across []int) {
-	g, m := c.patchGrid(), c.Merge
-	down, across = make([]int, g.H), make([]int, g.W)
-	for y := range down {
-		down[y] = y/m*m*g.W + y%m*m
-	}
-	for x := range across {
-		across[x] = x/m*m*m + x%m
-	}
-	return down, across
-}
-
 func layerName(n names, i int) string { return fmt.Sprintf("%s%d.", n.layer, i) }
+
+// target is what a processor must know of the model.
+func (c *Config) target() target {
+	return target{Model: c.model, Image: c.Vision.Image, Patch: c.Vision.PatchSize, Merge: c.Merge, Mean: c.Mean, Std: c.Std}
+}
