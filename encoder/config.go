@@ -20,7 +20,9 @@ type Config struct {
 	Shuffle   int        // squares of Shuffle x Shuffle patches leave the tower side by side in one row (pixel shuffle); 1 for none
 	Join      *Join      // nil: rows leave in the vision tower's own space
 	Late      bool       // the memory is kept before the join
-	Mean, Std [3]float32 // of pixel/255
+	Mean, Std [3]float32 // of pixel/255, where the processor's file does not say
+	model     string     // model_type, "" for a tower alone
+	aspect    string     // image_aspect_ratio
 	family    family
 }
 
@@ -132,6 +134,7 @@ type rawConfig struct {
 	MMProjector  string `json:"mm_projector_type"`
 	CompressType string `json:"compress_type"`
 	CompressSize int    `json:"compress_size"`
+	Aspect       string `json:"image_aspect_ratio"`
 }
 
 type rawText struct {
@@ -169,11 +172,15 @@ func parseConfig(data []byte) (*Config, error) {
 		if err := c.tower(data, model{}, ""); err != nil {
 			return nil, err
 		}
+		if err := c.whole(); err != nil {
+			return nil, err
+		}
 		return c, c.features(&raw)
 	}
 	if !ok {
 		return nil, fmt.Errorf("model_type %q is not supported", raw.ModelType)
 	}
+	c.model, c.aspect = raw.ModelType, raw.Aspect
 	if err := m.read(c, &raw, m); err != nil {
 		return nil, err
 	}
@@ -406,6 +413,28 @@ func (c *Config) square() int {
 		return c.Shuffle
 	}
 	return c.Shuffle * c.Join.Merge
+}
+
+// whole refuses a picture that is not made of whole patches, which is right where it is an average of the frame.
+func (c *Config) whole() error {
+	v := c.Vision
+	if v.Image.H%v.PatchSize != 0 || v.Image.W%v.PatchSize != 0 {
+		return fmt.Errorf("patch_size %d does not divide image_size %dx%d", v.PatchSize, v.Image.H, v.Image.W)
+	}
+	return nil
+}
+
+// target is what a processor must know of the model.
+func (c *Config) target(pixels int) target {
+	v := c.Vision
+	t := target{Model: c.model, Aspect: c.aspect, Image: v.Image, Patch: v.PatchSize, Merge: c.square(), Order: c.side(), Mean: c.Mean, Std: c.Std}
+	if v.Pair {
+		t.Pair = 2
+	}
+	if v.Dynamic {
+		t.Pixels = pixels
+	}
+	return t
 }
 
 // patchGrid is how many whole patches a picture of the tower has; what is over at its right and bottom is not looked at.

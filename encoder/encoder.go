@@ -28,6 +28,7 @@ const (
 // memory, so it must be closed, before its device.
 type Encoder struct {
 	c       *Config
+	p       *processor
 	dev     compute.Device
 	largest Size           // most patches of a picture; of what shape does not matter
 	newline compute.Matrix // see Newline
@@ -35,12 +36,9 @@ type Encoder struct {
 	mu      sync.Mutex // guards waiting
 	waiting []unit     // that no pass took yet, oldest first
 
-	turn    chan struct{} // holding its one slot is owning all below
-	arena   compute.Arena // nil once closed
-	t       tower
-	resize  *resizer       // for the size of the last frame
-	patcher bool           // the device makes patches itself; else they are made here, before its turn
-	staging compute.Matrix // patches of a pass, on the host
+	turn  chan struct{} // holding its one slot is owning all below
+	arena compute.Arena // nil once closed
+	t     tower
 }
 
 // unit is some consecutive frames of a request that become one matrix.
@@ -95,8 +93,14 @@ func LoadWith(fsys fs.FS, dev compute.Device, o Options) (_ *Encoder, err error)
 	if e.t.act == compute.BF16 {
 		e.t.batch = wideBatch
 	}
+	if o.Pixels == 0 {
+		o.Pixels = DefaultPixels
+	}
 	if err := e.size(o.Pixels); err != nil {
 		return nil, fmt.Errorf("encoder: %w", err)
+	}
+	if e.p, err = readProcessor(fsys, c.target(o.Pixels)); err != nil {
+		return nil, err
 	}
 	ck, err := weights.Open(fsys)
 	if err != nil {
@@ -112,15 +116,6 @@ func LoadWith(fsys fs.FS, dev compute.Device, o Options) (_ *Encoder, err error)
 	if e.arena, err = l.Finish(context.Background()); err != nil {
 		return nil, fmt.Errorf("encoder: load: %w", err)
 	}
-	err = dev.Run(context.Background(), func(ops compute.Ops) {
-		_, e.patcher = ops.(compute.Patcher)
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("encoder: load: %w", err), e.arena.Close())
-	}
-	if !e.patcher || c.Vision.Pair {
-		e.staging = compute.NewMatrix(e.t.rows, c.patchValues())
-	}
 	return e, nil
 }
 
@@ -133,9 +128,6 @@ func (e *Encoder) size(pixels int) error {
 	if !v.Dynamic {
 		return nil
 	}
-	if pixels == 0 {
-		pixels = DefaultPixels
-	}
 	if pixels < 0 || pixels > maxPixels {
 		return fmt.Errorf("pictures of %d pixels: want at most %d", pixels, maxPixels)
 	}
@@ -143,15 +135,40 @@ func (e *Encoder) size(pixels int) error {
 	if side := e.c.rowSide(); most < side*side {
 		return fmt.Errorf("pictures of %d pixels: one row takes %d", pixels, side*side*v.PatchSize*v.PatchSize)
 	}
-	e.largest = Size{1, most}
 	units := min(e.t.batch, max(1, e.t.batch*usual/most))
 	e.t.rows = units * most
+	if v.Coarse { // the second rounding of sides may go up: a picture may be twice as large at worst, when it is very narrow
+		most *= 2
+		e.t.rows = max(e.t.rows, most)
+	}
+	e.largest = Size{1, most}
 	return nil
 }
 
-// Grid returns height and width of the grid of rows that a unit of frames of w x h pixels becomes.
+// picture is what frames of w x h pixels are made before they are cut into patches.
+func (e *Encoder) picture(w, h int) (Size, error) {
+	if w < 1 || h < 1 {
+		return Size{}, fmt.Errorf("picture of %dx%d", w, h)
+	}
+	a, err := e.p.args(w, h)
+	if err != nil {
+		return Size{}, err
+	}
+	w, h = a.Size()
+	if g := e.c.patchGrid(Size{h, w}); g.H*g.W > e.largest.H*e.largest.W {
+		return Size{}, fmt.Errorf("picture of %dx%d: %d patches, the limit is %d", w, h, g.H*g.W, e.largest.H*e.largest.W)
+	}
+	return Size{h, w}, nil
+}
+
+// Grid returns height and width of the grid of rows that a unit of frames of w x h pixels becomes; none
+// of pictures that Encode refuses.
 func (e *Encoder) Grid(w, h int) (gridH, gridW int) {
-	g := e.c.grid(e.c.patchGrid(e.picture(w, h)))
+	p, err := e.picture(w, h)
+	if err != nil {
+		return 0, 0
+	}
+	g := e.c.grid(e.c.patchGrid(p))
 	return g.H, g.W
 }
 
@@ -184,16 +201,13 @@ func (e *Encoder) Encode(ctx context.Context, frames ...ingest.Frame) ([]compute
 	r := &request{ctx: ctx, frames: frames, grids: make([]Size, len(frames)/n), left: len(frames) / n, done: make(chan struct{})}
 	units := make([]unit, r.left)
 	for i, f := range frames {
-		err := checkFrame(f)
+		err := e.p.check(f)
 		if first := frames[i/n*n]; err == nil && (f.W != first.W || f.H != first.H) {
 			err = fmt.Errorf("picture of %dx%d: the one before it is of %dx%d", f.W, f.H, first.W, first.H)
 		}
 		var picture Size
 		if err == nil {
-			picture = e.picture(f.W, f.H)
-			if g := e.c.patchGrid(picture); g.H*g.W > e.largest.H*e.largest.W {
-				err = fmt.Errorf("picture of %dx%d: %d patches, the limit is %d", f.W, f.H, g.H*g.W, e.largest.H*e.largest.W)
-			}
+			picture, err = e.picture(f.W, f.H)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("encoder: frame %d: %w", f.Index, err)
@@ -288,8 +302,15 @@ func (e *Encoder) pass() {
 }
 
 func (e *Encoder) encode(pass []unit) error {
-	g := e.c.patchGrid(pass[0].picture)
-	return e.run(len(pass), g, e.patches(pass), func(ops compute.Ops, out compute.Tensor) {
+	var frames []ingest.Frame
+	for _, u := range pass {
+		frames = append(frames, u.frames(e.Unit())...)
+	}
+	fill, err := e.p.patches(frames)
+	if err != nil {
+		return err
+	}
+	return e.run(len(pass), e.c.patchGrid(pass[0].picture), fill, func(ops compute.Ops, out compute.Tensor) {
 		cells := out.Rows / len(pass)
 		for i := 0; i < len(pass); {
 			r, from := pass[i].r, pass[i].i
@@ -330,45 +351,6 @@ func (r *request) room(dim int) {
 		r.out[i] = compute.Matrix{Rows: n, Cols: dim, Data: all[:n*dim]}
 		all = all[n*dim:]
 	}
-}
-
-// patches prepares the patches of units and returns what writes them to the device's rows.
-func (e *Encoder) patches(pass []unit) func(compute.Ops, compute.Tensor) {
-	v, in, n := e.c.Vision, pass[0].picture, e.Unit()
-	var frames []ingest.Frame
-	for _, u := range pass {
-		frames = append(frames, u.frames(n)...)
-	}
-	if e.patcher && n == 1 {
-		pics := make([]compute.Picture, len(frames))
-		for i, f := range frames {
-			pics[i] = compute.Picture{W: f.W, H: f.H, Pix: f.Pix}
-		}
-		args := compute.PatchArgs{W: in.W, H: in.H, Patch: v.PatchSize, Merge: e.c.side(), Mean: e.c.Mean, Std: e.c.Std}
-		return func(ops compute.Ops, dst compute.Tensor) { ops.(compute.Patcher).Patches(dst, pics, args) }
-	}
-	g := e.c.patchGrid(in)
-	per := g.H * g.W
-	for i, f := range frames {
-		if e.resize == nil || e.resize.srcW != f.W || e.resize.srcH != f.H || len(e.resize.x.taps) != in.W || len(e.resize.y.taps) != in.H {
-			e.resize = newResizer(f.W, f.H, in.W, in.H)
-		}
-		if n == 1 {
-			e.resize.patches(rows(e.staging, i*per, (i+1)*per).Data, f, e.c)
-			continue
-		}
-		area := v.PatchSize * v.PatchSize
-		one := make([]float32, per*3*area)
-		e.resize.patches(one, f, e.c)
-		for r := range per {
-			row := e.staging.Row(i/2*per + r)
-			for ch := range 3 {
-				copy(row[(2*ch+i%2)*area:], one[(3*r+ch)*area:][:area])
-			}
-		}
-	}
-	staged := rows(e.staging, 0, len(pass)*per)
-	return func(ops compute.Ops, dst compute.Tensor) { ops.Upload(dst, staged) }
 }
 
 // Close frees the device memory after the current pass. A second Close does nothing.

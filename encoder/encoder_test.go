@@ -191,7 +191,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"vlm", "vision_config.hidden_size", -3, `encoder: config.json: vision_config.hidden_size -3 is out of range 1 to 65536`},
 		{"vlm", "vision_config.num_attention_heads", 5, `encoder: config.json: vision_config.num_attention_heads 5 does not divide hidden_size 24`},
 		{"vlm", "vision_config.image_size", []int{3, 24}, `encoder: config.json: vision_config.patch_size 4 is larger than image_size 3x24`},
-		{"vlm", "vision_config.image_size", []int{15, 24}, `encoder: config.json: vision_pool 2x2 does not divide the 3x6 patches`},
+		{"vlm", "vision_config.image_size", []int{15, 24}, `encoder: config.json: vision_config.patch_size 4 does not divide image_size 15x24`},
 		{"vlm", "vision_config.image_size", []int{15}, `encoder: config.json: vision_config.image_size [15]: want a number or [height, width]`},
 		{"vlm", "vision_config.image_size", []int{16, 28}, `encoder: config.json: vision_pool 2x2 does not divide the 4x7 patches`},
 		{"vlm", "vision_pool", []int{0, 2}, `encoder: config.json: vision_pool 0x2 does not divide the 4x6 patches`},

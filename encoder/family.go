@@ -131,6 +131,9 @@ func (c *Config) afterimage(raw *rawConfig, m model) error {
 	if err := c.visionOf(raw, m); err != nil {
 		return err
 	}
+	if err := c.whole(); err != nil {
+		return fmt.Errorf("vision_config.%w", err)
+	}
 	width, err := textWidth("text_config", raw.Text)
 	if err != nil {
 		return err
@@ -242,6 +245,9 @@ var oldTowers = map[string]string{
 // oldLLaVA is LLaVA-1.5 as its authors published it, and Flash-VStream-7b, whose tower leaves compress_size rows a side. A vision_config
 // stands for a tower that is not one of the published.
 func (c *Config) oldLLaVA(raw *rawConfig, m model) error {
+	if c.model == "llava" {
+		c.model = "llava_llama"
+	}
 	if raw.Vision == nil {
 		config, ok := oldTowers[path.Base(raw.MMTower)]
 		if !ok {

@@ -3,8 +3,14 @@ package encoder
 import "slices"
 
 // FLOPs counts the operations of the products and of attention that a unit of frames of w x h pixels takes, two for each multiplication
-// with its addition. A join after the memory is no part of it.
-func (e *Encoder) FLOPs(w, h int) float64 { return e.c.flops(e.c.patchGrid(e.picture(w, h))) }
+// with its addition. A join after the memory is no part of it. Pictures that Encode refuses take none.
+func (e *Encoder) FLOPs(w, h int) float64 {
+	p, err := e.picture(w, h)
+	if err != nil {
+		return 0
+	}
+	return e.c.flops(e.c.patchGrid(p))
+}
 
 func (c *Config) flops(g Size) float64 {
 	v := c.Vision

@@ -29,19 +29,6 @@ func (c *Config) place(g Size, r int) (y, x int) {
 	return square/across*side + within/side, square%across*side + within%side
 }
 
-// order is place turned round: the patch at y, x is row down[y] + across[x].
-func (c *Config) order(g Size) (down, across []int) {
-	m := c.side()
-	down, across = make([]int, g.H), make([]int, g.W)
-	for y := range down {
-		down[y] = y/m*m*g.W + y%m*m
-	}
-	for x := range across {
-		across[x] = x/m*m*m + x%m
-	}
-	return down, across
-}
-
 // block is a column of windows of one size: squares of patches from row y0 to y1 and column x0 to x1 of a picture. Their rows lie together
 // in the tower, from row at on.
 type block struct{ y0, y1, x0, x1, at int }
@@ -200,28 +187,4 @@ func (c *Config) rowSide() int {
 		s *= 2
 	}
 	return s
-}
-
-// picture is what frames of w x h pixels are resized to.
-func (e *Encoder) picture(w, h int) Size {
-	v := e.c.Vision
-	if !v.Dynamic {
-		return v.Image
-	}
-	return smartResize(w, h, e.c.rowSide()*v.PatchSize, 56*56, e.largest.H*e.largest.W*v.PatchSize*v.PatchSize)
-}
-
-func smartResize(w, h, factor, least, most int) Size {
-	round := func(v float64) int { return int(math.RoundToEven(v/float64(factor))) * factor }
-	gh, gw := max(factor, round(float64(h))), max(factor, round(float64(w)))
-	if gh*gw > most {
-		beta := math.Sqrt(float64(h*w) / float64(most))
-		gh = max(factor, int(float64(h)/beta/float64(factor))*factor)
-		gw = max(factor, int(float64(w)/beta/float64(factor))*factor)
-	} else if gh*gw < least {
-		beta := math.Sqrt(float64(least) / float64(h*w))
-		gh = int(math.Ceil(float64(h)*beta/float64(factor))) * factor
-		gw = int(math.Ceil(float64(w)*beta/float64(factor))) * factor
-	}
-	return Size{gh, gw}
 }
