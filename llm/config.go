@@ -20,6 +20,8 @@ type Config struct {
 	Tied                                    bool // the embedding table is the output head
 	Fused                                   bool // checkpoints hold q, k, v as one matrix, and gate and up as one
 	InvFreq                                 []float32
+	Sections                                [3]int  // of the angles, how many turn by time, height and width (M-RoPE); zero: positions have one axis
+	Turn                                    float32 // factor on cosines and sines; 0 is 1
 	EOS                                     []int32 // end-of-sequence tokens the config names; the tokenizer may add one
 }
 
@@ -267,8 +269,16 @@ func ids(raw json.RawMessage, vocab int) ([]int32, error) {
 	return list, nil
 }
 
+// axes is how many a position has.
+func (c *Config) axes() int {
+	if c.Sections != [3]int{} {
+		return 3
+	}
+	return 1
+}
+
 // decoder says the same to a device.
 func (c *Config) decoder(as compute.DType, pages int) compute.DecoderConfig {
 	return compute.DecoderConfig{Hidden: c.Hidden, Layers: c.Layers, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, MLP: c.MLP, Vocab: c.Vocab,
-		Context: c.Context, Pages: pages, Eps: c.Eps, QKVBias: c.QKVBias, Tied: c.Tied, InvFreq: c.InvFreq, Weights: as}
+		Context: c.Context, Pages: pages, Eps: c.Eps, QKVBias: c.QKVBias, Tied: c.Tied, InvFreq: c.InvFreq, Sections: c.Sections, Turn: c.Turn, Weights: as}
 }

@@ -225,6 +225,9 @@ func stopTokens(fsys fs.FS, c *Config, tok *tokenizer.Tokenizer) ([]int32, error
 // Dim is the width that visual rows must have.
 func (e *Engine) Dim() int { return e.c.Hidden }
 
+// Axes is 3 where rows stand at positions of three axes (M-RoPE), which Part.Grid and Part.Positions say of visual rows, else 1.
+func (e *Engine) Axes() int { return e.c.axes() }
+
 // Context is the rows that a prompt and its answer may take together.
 func (e *Engine) Context() int { return e.c.Context }
 
