@@ -294,7 +294,7 @@ func FuzzConfig(f *testing.F) {
 		f.Add(must(os.ReadFile("testdata/" + dir + "/config.json")))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := parseConfig(data)
+		c, err := parseConfig(data, 0)
 		if err != nil {
 			return
 		}

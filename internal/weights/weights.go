@@ -141,13 +141,30 @@ func (c *Checkpoint) Names() []string { return slices.Sorted(maps.Keys(c.tensors
 
 // Floats returns the named tensor as float32, row-major, or an error when it is missing, of another shape or not a float.
 func (c *Checkpoint) Floats(name string, shape ...int) ([]float32, error) {
-	t, err := c.find(name, shape...)
-	if err != nil {
+	if err := c.Check(name, shape...); err != nil {
 		return nil, err
 	}
 	dst := make([]float32, product(shape))
+	return dst, c.Read(dst, name, shape...)
+}
+
+// Check is Floats without the values.
+func (c *Checkpoint) Check(name string, shape ...int) error {
+	_, err := c.find(name, shape...)
+	return err
+}
+
+// Read is Floats into dst, which has room for just as many.
+func (c *Checkpoint) Read(dst []float32, name string, shape ...int) error {
+	t, err := c.find(name, shape...)
+	if err != nil {
+		return err
+	}
+	if len(dst) != product(shape) {
+		return fmt.Errorf("weights: %s: %v in room for %d", name, shape, len(dst))
+	}
 	t.floats(dst)
-	return dst, nil
+	return nil
 }
 
 // find checks name and shape before anything is allocated: a shape the file holds is never larger than the file.
