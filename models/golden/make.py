@@ -1,0 +1,506 @@
+"""Makes the tiny public checkpoints and their reference outputs under testdata. Seeded: a second run gives the same bytes.
+
+    python make.py [FAMILY...]        # all without arguments
+
+torch==2.15.0 transformers==5.17.0 tokenizers==0.23.3 sentencepiece==0.2.3 safetensors==0.8.0 numpy==2.4.6 pillow==13.0.0
+
+Each family is a small random model of the published architecture, written in the layout, with the tensor names and with the config.json fields
+of the checkpoint on the hub. Where transformers knows that layout the directory is loaded back with it (no tensor missing, none left over) and
+that model gives the outputs; elsewhere the reference is put together from transformers' own parts. README.md has names, shapes and sources.
+"""
+
+import io
+import json
+import pathlib
+import re
+import sys
+
+import numpy as np
+import sentencepiece
+import tokenizers
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import CLIPVisionConfig, CLIPVisionModel, InternVLModel, InternVLVisionConfig, InternVLVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers import Phi3Config, Phi3ForCausalLM, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration, SmolVLMForConditionalGeneration
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+OUT = pathlib.Path(__file__).parent / "testdata"
+FRAMES, H, W = 4, 33, 45
+NEW, MARGIN = 24, 0.02  # greedy tokens, and by how much the best must beat the second at each
+CLIP = dict(image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711])
+HALF = dict(image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
+IMAGENET = dict(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+QUESTION = "What happens in the street? It's 12:04."
+CORPUS = [
+    "What happens in the street? It's 12:04. Was the door open at 12:04:31? Yes, the red car left.",
+    "How many people walked by the gate? Two. You are a helpful assistant. Describe the frame.",
+    "A chat between a curious user and an assistant. The assistant gives helpful answers to the user's questions.",
+    "You are provided the following series of four frames from a video. Frame1 at 0.0s: Frame2 at 1.0s: the car stops.",
+    "USER: ASSISTANT: User: Assistant: system user assistant über naïve 東京 été.",
+]
+
+
+def frames():
+    """Four pictures of a square that moves over a gradient, with noise: smooth parts, hard edges and full range."""
+    y, x = np.mgrid[0:H, 0:W]
+    noise = np.random.default_rng(5).integers(-24, 25, (FRAMES, H, W, 3))
+    out = np.zeros((FRAMES, H, W, 3), np.int64)
+    for t in range(FRAMES):
+        out[t] = np.stack([5 * x, 7 * y, 40 * t + 2 * x + 2 * y], -1)
+        out[t, 6 + 4 * t:16 + 4 * t, 3 + 8 * t:14 + 8 * t] = [250, 20 * t, 0]
+    return np.clip(out + noise, 0, 255).astype(np.uint8)
+
+
+def scramble(module, seed, dtype, quiet=()):
+    """Random weights of a size at which every part of the model matters to its output, rounded to what the file holds.
+
+    Tokens in `quiet` get small rows in the head, so that greedy decoding gives text mostly."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in sorted(module.named_parameters()):
+            r = torch.randn(p.shape, generator=g)
+            if p.ndim == 1:
+                one = name.endswith("weight") or "lambda" in name or "ls" in name.split(".")[-1]  # norms and layer scales
+                r = r * 0.2 + (0.0 if name.endswith("bias") or not one else 1.0)
+            elif "embed" in name and "patch" not in name:
+                r = r * 0.5
+            else:
+                r = r * (3 if "lm_head" in name or name.endswith("output.weight") else 1.3) * (p[0].numel() ** -0.5)
+            if "lm_head" in name or "embed_tokens" in name:
+                r[list(quiet)] *= 0.3
+            p.copy_(r.to(dtype).float())
+
+
+def write(path, value):
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(re.sub(r"\[\s+([-\d.e,\s]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text))  # numbers on one line
+
+
+def save(d, tensors, dtype, shards):
+    tensors = {k: v.detach().to(dtype).contiguous().clone() for k, v in sorted(tensors.items())}
+    for old in d.glob("model*.safetensors*"):
+        old.unlink()
+    if shards == 1:
+        save_file(tensors, d / "model.safetensors", metadata={"format": "pt"})
+        return
+    names, where = list(tensors), {}
+    cut = [len(names) * i // shards for i in range(shards + 1)]
+    for i in range(shards):
+        file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
+        part = {n: tensors[n] for n in names[cut[i]:cut[i + 1]]}
+        where |= {n: file for n in part}
+        save_file(part, d / file, metadata={"format": "pt"})
+    total = sum(v.numel() * v.element_size() for v in tensors.values())
+    write(d / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
+
+
+# Tokenizers: each the published pipeline, trained on CORPUS.
+
+def added(tok, names, **flags):
+    tok.add_special_tokens([AddedToken(n, special=True, normalized=False, **flags) for n in names])
+
+
+def gpt2(first, last, size):
+    """SmolLM2's: digits one by one, then GPT-2's split and byte-level BPE; `first` lie at the front, `last` behind the vocabulary."""
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tok.decoder = decoders.ByteLevel()
+    tok.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=size, special_tokens=first, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                                        show_progress=False))
+    added(tok, last)
+    return tok
+
+
+def qwen2(last, size=310):
+    tok = Tokenizer(models.BPE())
+    pattern = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+    tok.normalizer = normalizers.NFC()
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.decoder, tok.post_processor = decoders.ByteLevel(), processors.ByteLevel(trim_offsets=False)
+    tok.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    added(tok, last)
+    return tok
+
+
+def llama2(last, rstrip=(), size=370):
+    """Llama's as its tokenizer.json has it: spaces become U+2581, one is put in front, unknown runes fall back to bytes."""
+    learn = Tokenizer(models.BPE())
+    learn.pre_tokenizer = pre_tokenizers.Metaspace()
+    front = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)]
+    learn.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=size, special_tokens=front, show_progress=False))
+    model = json.loads(learn.to_str())["model"]
+    tok = Tokenizer(models.BPE(model["vocab"], [tuple(m) for m in model["merges"]], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    added(tok, front[:3])
+    for name in last:
+        added(tok, [name], rstrip=name in rstrip)
+    tok.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    return tok
+
+
+class SentencePiece:
+    """A slow Llama-like tokenizer: tokenizer.model with the tokens that tokenizer_config.json adds; text between them is encoded piece by piece."""
+
+    def __init__(self, last, prefix, size, unused=0):
+        out = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CORPUS), model_writer=out, model_type="bpe", vocab_size=size, byte_fallback=True, character_coverage=1.0,
+            normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=prefix, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
+            split_digits=True, allow_whitespace_only_pieces=True, num_threads=1, minloglevel=2, user_defined_symbols=[f"[UNUSED_TOKEN_{i}]" for i in range(unused)])
+        self.model = out.getvalue()
+        self.sp = sentencepiece.SentencePieceProcessor(model_proto=self.model)
+        self.added, n = {"<unk>": 0, "<s>": 1, "</s>": 2}, self.sp.get_piece_size()
+        for i, name in enumerate(last):  # the first `unused` take the places of the unused pieces, as InternLM2's do
+            self.added[name] = self.sp.piece_to_id(f"[UNUSED_TOKEN_{i}]") if i < unused else n + i - unused
+        self.size = n + len(last) - unused
+
+    def get_vocab_size(self):
+        return self.size
+
+    def token_to_id(self, name):
+        return self.added.get(name)
+
+    def ids(self, text):
+        """Without the beginning-of-sequence token."""
+        split = re.split("(" + "|".join(map(re.escape, sorted(self.added, key=len, reverse=True))) + ")", text)
+        return [i for part in split if part for i in ([self.added[part]] if part in self.added else self.sp.encode(part))]
+
+    def decode(self, ids):
+        return self.sp.decode([int(i) for i in ids])
+
+    def save(self, d, extra):
+        (d / "tokenizer.model").write_bytes(self.model)
+        tokens = {str(i): {"content": n, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+                  for n, i in sorted(self.added.items(), key=lambda x: x[1])}
+        write(d / "tokenizer_config.json", {"add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": tokens, "bos_token": "<s>",
+                                            "eos_token": "</s>", "unk_token": "<unk>"} | extra)
+
+
+# Prompts: a list of strings (special tokens by their names) and of pictures, in order.
+
+class Rows:
+    """Rows [at, at+h*w*t) of golden tensor `of`, which stand for one picture or one video; `name` is the token that holds their places."""
+
+    def __init__(self, of, at, grid, name, extra=0):
+        self.of, self.at, self.grid, self.name, self.extra = of, at, grid, name, extra
+        self.n = grid[0] * grid[1] * grid[2]
+
+
+def rendered(prompt):
+    return "".join(p if isinstance(p, str) else p.name * (p.n + p.extra) for p in prompt)
+
+
+def turns(*turns):
+    """What golden.json says of a conversation: (role, text or Rows...)."""
+    return [{"role": role, "parts": [{"text": p} if isinstance(p, str) else {"visual": p.of, "from": p.at, "rows": p.n, "grid": list(p.grid)} for p in parts]}
+            for role, *parts in turns]
+
+
+class Reference:
+    """A decoder with its embedding table, asked with rows that are already its own."""
+
+    def __init__(self, decoder, head, table, axes=1):
+        self.decoder, self.head, self.table, self.axes = decoder, head, table, axes
+
+    def embed(self, ids, hold, rows):
+        """Embeddings of ids with rows put, in order, where ids equal `hold`."""
+        ids = torch.tensor(ids)
+        out = self.table(ids.clamp(min=0))
+        at = ids == hold
+        assert int(at.sum()) == len(rows), (int(at.sum()), len(rows))
+        out[at] = rows
+        return out
+
+    def logits(self, embeds, positions):
+        kw = {}
+        if positions is not None:
+            kw["position_ids"] = positions[:, None] if self.axes == 3 else positions[None]
+        return self.head(self.decoder(inputs_embeds=embeds[None], use_cache=False, **kw).last_hidden_state)[0]
+
+    def greedy(self, embeds, positions, unwanted):
+        """NEW tokens, without a cache. None where a choice is nearly a tie, an unwanted token comes, or hardly any tokens differ."""
+        out = []
+        for _ in range(NEW):
+            top = self.logits(embeds, positions)[-1].topk(2)
+            new = int(top.indices[0])
+            if top.values[0] - top.values[1] < MARGIN or new in unwanted:
+                return None
+            out.append(new)
+            embeds = torch.cat([embeds, self.table(top.indices[:1])])
+            if positions is not None:
+                positions = torch.cat([positions, positions.max() + 1 + torch.zeros_like(positions[..., :1])], -1)
+        return out if len(set(out)) >= 6 else None
+
+
+class Case:
+    """What a family's function returns for a seed; finish() turns it into golden files."""
+
+    def __init__(self, name, seed, tok, ref, golden, image, video, info, bos=None, video_positions=None, image_positions=None, extra=None):
+        self.__dict__.update(locals())
+
+    def ids(self, prompt):
+        text = rendered(prompt)
+        ids = self.tok.ids(text) if isinstance(self.tok, SentencePiece) else self.tok.encode(text, add_special_tokens=False).ids
+        return ([self.bos] if self.bos is not None else []) + ids
+
+    def hold(self, prompt):
+        names = {p.name for p in prompt if not isinstance(p, str)}
+        return self.tok.token_to_id(names.pop())
+
+    def rows(self, prompt):
+        out = []
+        for p in prompt:
+            if isinstance(p, Rows):
+                out.append(self.golden[p.of][p.at:p.at + p.n])
+                if p.extra:
+                    out.append(self.golden["newline"])
+        return torch.cat(out)
+
+    def finish(self):
+        g = self.golden
+        for prefix, prompt, positions in (("", self.image, self.image_positions), ("video.", self.video, self.video_positions)):
+            ids = self.ids(prompt)
+            pos = positions(ids) if positions else None
+            embeds = self.ref.embed(ids, self.hold(prompt), self.rows(prompt))
+            g[prefix + "ids"], g[prefix + "logits"] = torch.tensor(ids), self.ref.logits(embeds, pos)
+            if pos is not None:
+                g[prefix + "positions"] = pos
+            if not prefix:
+                unwanted = set(quiet(self.tok, g["logits"].shape[1]))
+                new = self.ref.greedy(embeds, pos, unwanted)
+                if new is None:
+                    return False
+                g["greedy"] = torch.tensor(new)
+                text = self.tok.decode(new)
+        if self.extra:
+            more = self.extra(self)
+            if more is None:
+                return False
+            g.update(more)
+        d = OUT / self.name
+        save_file({k: v.float().contiguous().clone() for k, v in sorted(g.items())}, d / "golden.safetensors")
+        write(d / "golden.json", {"family": self.name, "seed": self.seed, "made_with": {
+            "torch": torch.__version__.split("+")[0], "transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
+            **self.info, "image_prompt": rendered(self.image), "video_prompt": rendered(self.video), "greedy": text})
+        for file in d.iterdir():
+            file.chmod(0o644)
+        return True
+
+
+def quiet(tok, vocab):
+    """Special tokens, ids behind the tokenizer's and tokens that are no text by themselves."""
+    special = set(tok.added.values()) if isinstance(tok, SentencePiece) else set(tok.get_added_tokens_decoder())
+    n = tok.get_vocab_size()
+    text = lambda i: (s := tok.decode([i])) and all(c in " \n" or c.isprintable() and c != "�" for c in s)
+    return sorted({i for i in range(vocab) if i >= n or i in special or not text(i)})
+
+
+def published(d, config, preprocessor, generation, tok):
+    d.mkdir(parents=True, exist_ok=True)
+    write(d / "config.json", config)
+    write(d / "preprocessor_config.json", preprocessor)
+    write(d / "generation_config.json", generation)
+    if isinstance(tok, Tokenizer):
+        tok.save(str(d / "tokenizer.json"))
+
+
+def reload(d, cls, rename, tok, seed, dtype=torch.float32, shards=1, tied=False):
+    """A random model of cls, saved under published names and loaded back by transformers."""
+    conf = cls.config_class.from_pretrained(d)
+    model = cls(conf)
+    scramble(model, seed, dtype, quiet(tok, model.lm_head.weight.shape[0]))
+    tensors = {rename(k): v for k, v in model.state_dict().items()}
+    if tied:
+        tensors.pop("lm_head.weight", None)
+    save(d, tensors, dtype, shards)
+    model, report = cls.from_pretrained(d, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    return model.eval()
+
+
+def names(*rules):
+    def rename(k):
+        for old, new in rules:
+            if k.startswith(old):
+                return new + k[len(old):]
+        return k
+    return rename
+
+
+# Families.
+
+def smolvlm(seed):
+    d, side, tower = OUT / "smolvlm", 32, 30
+    tok = gpt2(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], ["<global-img>", "<row_1_col_1>", "<row_1_col_2>", "<fake_token_around_image>", "<image>",
+                                                                "<end_of_utterance>"], 330)
+    image, eos, vocab = tok.token_to_id("<image>"), tok.token_to_id("<end_of_utterance>"), 344
+    config = {
+        "architectures": ["SmolVLMForConditionalGeneration"], "image_token_id": image, "model_type": "smolvlm", "scale_factor": 4,
+        "text_config": {
+            "architectures": ["VLlama3ForCausalLM"], "head_dim": 16, "hidden_size": 48, "intermediate_size": 68, "is_llama_config": True,
+            "max_position_embeddings": 512, "model_type": "llama", "num_attention_heads": 3, "num_hidden_layers": 3, "num_key_value_heads": 1,
+            "pad_token_id": 2, "pixel_shuffle_factor": 4, "qk_layer_norms": False, "rms_norm_eps": 1e-05, "rope_interleaved": False,
+            "rope_theta": 100000, "torch_dtype": "bfloat16", "use_resampler": False, "vocab_size": vocab},
+        "tie_word_embeddings": False, "torch_dtype": "float32", "transformers_version": "4.47.1", "use_cache": False, "use_reentrant_checkpointing": False,
+        "vision_config": {"hidden_size": tower, "image_size": side, "intermediate_size": 46, "max_image_size": {"longest_edge": side},
+                          "model_type": "smolvlm_vision", "num_attention_heads": 3, "num_hidden_layers": 3, "patch_size": 4, "size": {"longest_edge": 4 * side},
+                          "tie_word_embeddings": False, "use_base_siglip": False},
+        "vocab_size": vocab}
+    pre = {"do_convert_rgb": True, "do_image_splitting": True, "do_normalize": True, "do_pad": True, "do_rescale": True, "do_resize": True,
+           "image_processor_type": "SmolVLMImageProcessor", **HALF, "max_image_size": {"longest_edge": side}, "processor_class": "SmolVLMProcessor",
+           "resample": 1, "rescale_factor": 0.00392156862745098, "size": {"longest_edge": 4 * side},
+           "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": side}}}
+    published(d, config, pre, {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": eos, "pad_token_id": 2, "transformers_version": "4.47.1"}, tok)
+    write(d / "processor_config.json", {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"})
+    model = reload(d, SmolVLMForConditionalGeneration, names(), tok, seed)
+
+    def pixels(frame, longest):
+        proc = SmolVLMImageProcessorPil(do_image_splitting=False, size={"longest_edge": longest}, max_image_size={"longest_edge": side}, resample=1, **HALF)
+        return proc(frame, return_tensors="pt")["pixel_values"][0, 0].float()
+
+    pics = frames()
+    still = pixels(pics[0], 4 * side)
+    moving = torch.stack([pixels(f, side) for f in pics])  # the size that video_sampling asks for
+    vision = lambda x: model.model.vision_model(pixel_values=x).last_hidden_state
+    join = lambda x: model.model.connector(x)
+    golden = {"pixels": still, "video.pixels": moving, "features": join(vision(still[None]))[0],
+              "embeds": join(vision(still[None]))[0], "video.embeds": join(vision(moving)).flatten(0, 1)}
+    around = ["<fake_token_around_image><global-img>", "<fake_token_around_image>"]
+    one = Rows("embeds", 0, (1, 2, 2), "<image>")
+    img = ["<|im_start|>User:", around[0], one, around[1], QUESTION + "<end_of_utterance>\nAssistant:"]
+    vid, parts = ["<|im_start|>User: "], ["You are provided the following series of four frames from a 0:00:04 [H:MM:SS] video.\n"]
+    for t in range(FRAMES):
+        parts += [f"\nFrame from 00:0{t}:", Rows("video.embeds", 4 * t, (1, 2, 2), "<image>")]
+    parts.append("\n\n" + QUESTION)
+    for p in parts:
+        vid += [p] if isinstance(p, str) else [around[0], p, around[1]]
+    vid.append("<end_of_utterance>\nAssistant:")
+    ref = Reference(model.model.text_model, model.lm_head, model.get_input_embeddings())
+    case = Case("smolvlm", seed, tok, ref, golden, img, vid, {
+        "unit": 1, "late": False, "grid": [2, 2], "dim": 48,
+        "image_turns": turns(("user", one, QUESTION)), "video_turns": turns(("user", *parts))})
+    ids = case.ids(img)
+    whole = model(input_ids=torch.tensor([ids]), pixel_values=still[None, None]).logits[0]
+    check(whole, ref.logits(ref.embed(ids, image, golden["embeds"]), None))
+    return case
+
+
+def check(a, b, limit=1e-4):
+    assert (a - b).abs().max() < limit, (a - b).abs().max()
+
+
+def qwen_patches(proc, pics):
+    """Patches as the processor orders them, one row [3, 2, p, p] each: of the first picture alone, and of pairs of pictures."""
+    out = [proc(Image.fromarray(f), return_tensors="pt") for f in pics]
+    rows = [o["pixel_values"].float() for o in out]
+    p = proc.patch_size
+    pair = lambda a, b: torch.stack([a.view(-1, 3, 2, p, p)[:, :, 0], b.view(-1, 3, 2, p, p)[:, :, 1]], 2).flatten(1)
+    return rows[0], torch.cat([pair(rows[i], rows[i + 1]) for i in range(0, len(rows), 2)]), out[0]["image_grid_thw"][0].tolist()
+
+
+def row_major(x, gh, gw):
+    """From squares of 2x2 patches to rows of the grid."""
+    return x.view(-1, gh // 2, gw // 2, 2, 2, x.shape[-1]).transpose(2, 3).reshape(-1, gh * gw, x.shape[-1])
+
+
+QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>",
+        "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+SYSTEM = "You are a helpful assistant."
+
+
+def qwen_family(name, seed, kind, text, vision, cls, dtype=torch.float32, shards=1, tied=False, more=None):
+    d, tok, vocab = OUT / name, qwen2(QWEN), 336
+    tid = tok.token_to_id
+    config = {
+        "architectures": [kind[1]], "attention_dropout": 0.0, "bos_token_id": tid("<|endoftext|>"), "eos_token_id": tid("<|im_end|>"),
+        "vision_start_token_id": tid("<|vision_start|>"), "vision_end_token_id": tid("<|vision_end|>"), "vision_token_id": tid("<|vision_pad|>"),
+        "image_token_id": tid("<|image_pad|>"), "video_token_id": tid("<|video_pad|>"), "hidden_act": "silu", "hidden_size": text["hidden_size"],
+        "initializer_range": 0.02, "intermediate_size": text["intermediate_size"], "max_position_embeddings": 512, "max_window_layers": 3,
+        "model_type": kind[0], "num_attention_heads": text["num_attention_heads"], "num_hidden_layers": 3, "num_key_value_heads": text["num_key_value_heads"],
+        "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 512, "tie_word_embeddings": tied, "torch_dtype": "bfloat16",
+        "transformers_version": "4.41.2", "use_cache": True, "use_sliding_window": False, "vision_config": vision,
+        "rope_scaling": {"type": "mrope", "mrope_section": text["sections"]}, "vocab_size": vocab}
+    pre = {"min_pixels": 256, "max_pixels": 4096, "patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, **CLIP,
+           "image_processor_type": "Qwen2VLImageProcessor", "processor_class": kind[2]}
+    published(d, config, pre, {"bos_token_id": tid("<|endoftext|>"), "pad_token_id": tid("<|endoftext|>"), "do_sample": True,
+                               "eos_token_id": [tid("<|im_end|>"), tid("<|endoftext|>")], "repetition_penalty": 1.0, "temperature": 0.01, "top_k": 1,
+                               "top_p": 0.001, "transformers_version": "4.37.0"}, tok)
+    model = reload(d, cls, names(("model.visual.", "visual."), ("model.language_model.", "model.")), tok, seed, dtype, shards, tied)
+    proc = Qwen2VLImageProcessorPil(min_pixels=256, max_pixels=4096, patch_size=4, temporal_patch_size=2, merge_size=2, resample=3, **CLIP)
+    still, moving, (_, gh, gw) = qwen_patches(proc, frames())
+    one, two = torch.tensor([[1, gh, gw]]), torch.tensor([[2, gh, gw]])
+    a, b = model.model.visual(still, grid_thw=one), model.model.visual(moving, grid_thw=two)
+    golden = {"pixels": still, "video.pixels": moving, "features": a.pooler_output, "embeds": a.pooler_output, "video.embeds": b.pooler_output}
+    mh, mw = gh // 2, gw // 2
+    rows = Rows("embeds", 0, (1, mh, mw), "<|image_pad|>")
+    video = Rows("video.embeds", 0, (2, mh, mw), "<|video_pad|>")
+    wrap = lambda r, q: [f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|>", r, f"<|vision_end|>{q}<|im_end|>\n<|im_start|>assistant\n"]
+    ref = Reference(model.model.language_model, model.lm_head, model.get_input_embeddings(), axes=3)
+
+    def positions(kind, grid, **kw):
+        def of(ids):
+            x = torch.tensor([ids])
+            types = (x == tid("<|image_pad|>")).int() + 2 * (x == tid("<|video_pad|>")).int()
+            return model.model.get_rope_index(x, mm_token_type_ids=types, **{kind + "_grid_thw": grid}, **kw)[0][:, 0]
+        return of
+
+    kw = {"second_per_grid_ts": torch.tensor([2.0])} if name == "qwen25vl" else {}  # pairs of frames at one frame a second
+    case = Case(name, seed, tok, ref, golden, wrap(rows, QUESTION), wrap(video, QUESTION), {
+        "unit": 2, "late": False, "grid": [mh, mw], "dim": text["hidden_size"], "patch_grid": [gh, gw],
+        "image_turns": turns(("system", SYSTEM), ("user", rows, QUESTION)), "video_turns": turns(("system", SYSTEM), ("user", video, QUESTION))},
+        image_positions=positions("image", one), video_positions=positions("video", two, **kw))
+    for prompt, pos, x in ((case.image, case.image_positions, dict(pixel_values=still, image_grid_thw=one)),
+                           (case.video, case.video_positions, dict(pixel_values_videos=moving, video_grid_thw=two) | kw)):
+        ids = case.ids(prompt)
+        types = torch.tensor([[1 if i == tid("<|image_pad|>") else 2 if i == tid("<|video_pad|>") else 0 for i in ids]])
+        model.model.rope_deltas = None
+        whole = model(input_ids=torch.tensor([ids]), mm_token_type_ids=types, **x).logits[0]
+        check(whole, ref.logits(ref.embed(ids, case.hold(prompt), case.rows(prompt)), pos(ids)))
+    if more:
+        more(case, model, a.last_hidden_state, b.last_hidden_state, gh, gw)
+    return case
+
+
+def qwen2vl(seed):
+    vision = {"depth": 3, "embed_dim": 40, "mlp_ratio": 3, "num_heads": 2, "in_chans": 3, "hidden_size": 48, "patch_size": 4, "spatial_merge_size": 2,
+              "spatial_patch_size": 4, "temporal_patch_size": 2}
+    text = {"hidden_size": 48, "intermediate_size": 76, "num_attention_heads": 3, "num_key_value_heads": 1, "sections": [2, 3, 3]}
+    return qwen_family("qwen2vl", seed, ("qwen2_vl", "Qwen2VLForConditionalGeneration", "Qwen2VLProcessor"), text, vision, Qwen2VLForConditionalGeneration,
+                       torch.bfloat16, tied=True)
+
+
+FAMILIES = [smolvlm, qwen2vl]
+
+
+def main():
+    torch.set_num_threads(1)  # sums in one order
+    torch.use_deterministic_algorithms(True)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    wanted = sys.argv[1:]
+    known = {f.__name__: f for f in FAMILIES}
+    if any(n not in known for n in wanted):
+        raise SystemExit(f"families: {' '.join(known)}")
+    for name in wanted or known:
+        for seed in range(200):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                case = known[name](seed)
+                case.golden["frames"] = torch.tensor(frames()).float()
+                if case.finish():
+                    break
+        else:
+            raise SystemExit(f"{name}: no seed whose greedy tokens are clear")
+        size = sum(f.stat().st_size for f in (OUT / name).iterdir())
+        print(f"{name}: seed {seed}, {len(case.golden['ids'])} and {len(case.golden['video.ids'])} ids, {size} bytes, {json.loads((OUT / name / 'golden.json').read_text())['greedy']!r}")
+
+
+main()
