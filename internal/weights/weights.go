@@ -139,6 +139,12 @@ func (c *Checkpoint) Has(name string) bool { _, ok := c.tensors[name]; return ok
 // Names returns every tensor's name, sorted.
 func (c *Checkpoint) Names() []string { return slices.Sorted(maps.Keys(c.tensors)) }
 
+// Shape returns the shape of a tensor; ok is false where there is none of that name, and of a Random.
+func (c *Checkpoint) Shape(name string) (shape []int, ok bool) {
+	t, ok := c.tensors[name]
+	return slices.Clone(t.shape), ok
+}
+
 // Floats returns the named tensor as float32, row-major, or an error when it is missing, of another shape or not a float.
 func (c *Checkpoint) Floats(name string, shape ...int) ([]float32, error) {
 	if err := c.Check(name, shape...); err != nil {
