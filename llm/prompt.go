@@ -139,14 +139,14 @@ func (s *sequence) image(p Part) error {
 
 // place says where the rows of a visual part stand.
 func (s *sequence) place(keys []key, p Part) error {
-	g := p.Grid
+	g, n := p.Grid, len(keys)
 	switch {
-	case p.Positions != nil && len(p.Positions) != len(keys):
-		return fmt.Errorf("%d positions for %d visual rows", len(p.Positions), len(keys))
+	case p.Positions != nil && len(p.Positions) != n:
+		return fmt.Errorf("%d positions for %d visual rows", len(p.Positions), n)
 	case p.Positions == nil && p.Advance != 0:
 		return errors.New("an advance without positions")
-	case p.Positions == nil && g != Grid{} && (g.T < 1 || g.H < 1 || g.W < 1 || int64(g.T)*int64(g.H) > int64(len(keys)) || g.T*g.H*g.W != len(keys)):
-		return fmt.Errorf("a grid of %dx%dx%d for %d visual rows", g.T, g.H, g.W, len(keys))
+	case p.Positions == nil && g != Grid{} && (min(g.T, g.H, g.W) < 1 || n/g.T/g.H != g.W || g.T*g.H*g.W != n):
+		return fmt.Errorf("a grid of %dx%dx%d for %d visual rows", g.T, g.H, g.W, n)
 	}
 	begin, last := int64(s.next), int64(-1)
 	for r := range keys {
