@@ -27,7 +27,7 @@ type Checkpoint struct {
 	tensors map[string]tensor
 	unmap   []func() error
 	random  *Random // instead of tensors
-	file    string  // of OpenFile, for messages
+	file    string  // what says which tensors there are, for messages
 }
 
 // Open reads the checkpoint in fsys: model.safetensors, or the shards that model.safetensors.index.json lists. A file of the
@@ -47,8 +47,16 @@ func Open(fsys fs.FS) (_ *Checkpoint, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
 	}
+	c.file = files[0]
+	if where != nil {
+		c.file = Index
+	}
 	for _, file := range files {
-		if err := c.add(fsys, file); err != nil {
+		err := c.add(fsys, file)
+		if where != nil && errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("weights: %s: weight_map: %s of %s: %w", Index, file, holder(where, file), fs.ErrNotExist)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("weights: %s: %w", file, err)
 		}
 	}
@@ -77,6 +85,9 @@ func shards(fsys fs.FS) (files []string, where map[string]string, err error) {
 	}
 	raw, err := fs.ReadFile(fsys, Index)
 	if errors.Is(err, fs.ErrNotExist) {
+		if name := pickle(fsys); name != "" {
+			return nil, nil, fmt.Errorf("%s: a pickle can run code and is not read: %s or %s is wanted", name, Single, Index)
+		}
 		return nil, nil, fmt.Errorf("neither %s nor %s found", Single, Index)
 	} else if err != nil {
 		return nil, nil, err
@@ -93,10 +104,30 @@ func shards(fsys fs.FS) (files []string, where map[string]string, err error) {
 	files = slices.Compact(slices.Sorted(maps.Values(index.Map)))
 	for _, f := range files {
 		if !fs.ValidPath(f) || f == "." {
-			return nil, nil, fmt.Errorf("%s: %q is not a path inside the model directory", Index, f)
+			return nil, nil, fmt.Errorf("%s: weight_map: %q of %s is not a path inside the model directory", Index, f, holder(index.Map, f))
 		}
 	}
 	return files, index.Map, nil
+}
+
+// holder is the first tensor that a weight_map says is in a file.
+func holder(where map[string]string, file string) string {
+	for _, name := range slices.Sorted(maps.Keys(where)) {
+		if where[name] == file {
+			return name
+		}
+	}
+	return ""
+}
+
+// pickle is the name of a file of weights in PyTorch's own format, or "".
+func pickle(fsys fs.FS) string {
+	for _, pattern := range []string{"pytorch_model*.bin", "*.pt", "*.pth", "*.bin"} {
+		if names, err := fs.Glob(fsys, pattern); err == nil && len(names) > 0 {
+			return names[0]
+		}
+	}
+	return ""
 }
 
 func (c *Checkpoint) add(fsys fs.FS, file string) error {
@@ -112,6 +143,7 @@ func (c *Checkpoint) add(fsys fs.FS, file string) error {
 		return err
 	}
 	for name, t := range tensors {
+		t.mapped = unmap != nil
 		if other, dup := c.tensors[name]; dup {
 			return fmt.Errorf("%s: also in %s", name, other.file)
 		}
@@ -170,6 +202,7 @@ func (c *Checkpoint) Read(dst []float32, name string, shape ...int) error {
 		return fmt.Errorf("weights: %s: %v in room for %d", name, shape, len(dst))
 	}
 	t.floats(dst)
+	t.drop()
 	return nil
 }
 
@@ -179,11 +212,8 @@ func (c *Checkpoint) find(name string, shape ...int) (tensor, error) {
 		return tensor{random: c.random.filler(name, shape)}, nil
 	}
 	t, ok := c.tensors[name]
-	if !ok && c.file != "" {
-		return t, fmt.Errorf("weights: %s: %s: missing", c.file, name)
-	}
 	if !ok {
-		return t, fmt.Errorf("weights: %s: missing", name)
+		return t, fmt.Errorf("weights: %s: %s: missing", c.file, name)
 	}
 	if !slices.Equal(t.shape, shape) {
 		return t, fmt.Errorf("weights: %s: %s: want %v, have %v", t.file, name, shape, t.shape)
