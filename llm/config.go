@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"strings"
 
 	"afterimage/internal/compute"
 )
@@ -150,7 +151,10 @@ func parseConfig(data []byte, context int) (*Config, error) {
 		return nil, fmt.Errorf("%s%w", prefix, err)
 	}
 	if err := json.Unmarshal(text, raw); err != nil {
-		return nil, fmt.Errorf("%s%w", prefix, err)
+		if prefix != "" {
+			err = fmt.Errorf("%s: %w", strings.TrimSuffix(prefix, "."), err)
+		}
+		return nil, err
 	}
 	if raw.EOS == nil {
 		raw.EOS = outer.EOS
@@ -229,7 +233,7 @@ func (r *rawConfig) check(context int) (*Config, error) {
 		c.Context = min(c.Context, *r.Window) // up to there it hides nothing
 	}
 	if context < 0 || context > c.Context {
-		return nil, fmt.Errorf("a context of %d is out of range 1 to %d", context, c.Context)
+		return nil, fmt.Errorf("max_position_embeddings: a context of %d is out of range 1 to %d", context, c.Context)
 	}
 	if !(c.Eps >= 0 && c.Eps < 1) {
 		return nil, fmt.Errorf("rms_norm_eps %g is out of range", c.Eps)
