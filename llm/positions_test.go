@@ -175,3 +175,43 @@ func TestPositionsRefused(t *testing.T) {
 	require.NoError(t, ask(one, Part{Grid: Grid{1, 2, 3}}), "a grid means nothing there")
 	assert.ErrorContains(t, ask(one, Part{Positions: make([][3]int32, 6)}), "part 1: positions of three axes, this model's have one")
 }
+
+// TestPlace: AM-RoPE as Flash-VStream has it, details at their frame's time and clusters behind as many positions as there are details, each
+// entry a part.
+func TestPlace(t *testing.T) {
+	c := &Config{Hidden: 1, Vocab: 9, Context: 500, Sections: [3]int{1, 1, 1}}
+	for _, clusters := range []int{0, 1, 3} {
+		var rows [][3]int
+		var parts []Part
+		entry := func(at, time, h, w int) {
+			for i := range h * w {
+				rows = append(rows, [3]int{at + time, at + i/w, at + i%w})
+			}
+			parts = append(parts, Part{Visual: noise(h*w, 1), ID: uint64(len(parts) + 1)})
+		}
+		entry(0, 2, 4, 6)
+		entry(0, 57, 4, 6)
+		for q := range clusters {
+			entry(48, 20*q, 2, 3)
+		}
+		for _, next := range []int{48 + 60, len(rows), 3, len(parts) - 1, 1} {
+			require.NoError(t, Place(parts, rows, next))
+			p := append(Prompt{{Tokens: []int32{1, 2, 3}}}, parts...)
+			s, err := append(p, Part{Tokens: []int32{4, 5}}).rows(nil, c)
+			require.NoError(t, err)
+			want := [][3]int{{0, 0, 0}, {1, 1, 1}, {2, 2, 2}}
+			for _, r := range rows {
+				want = append(want, [3]int{3 + r[0], 3 + r[1], 3 + r[2]})
+			}
+			want = append(want, [3]int{3 + next, 3 + next, 3 + next}, [3]int{4 + next, 4 + next, 4 + next})
+			var have [][3]int
+			for _, k := range s.keys {
+				have = append(have, [3]int{int(k.at[0]), int(k.at[1]), int(k.at[2])})
+			}
+			assert.Equal(t, want, have, "%d clusters, text at %d", clusters, next)
+		}
+	}
+	assert.ErrorContains(t, Place(nil, nil, 0), "0 positions for 0 visual rows")
+	assert.ErrorContains(t, Place([]Part{{Visual: noise(2, 1)}}, make([][3]int, 3), 0), "3 positions for 2 visual rows")
+	assert.ErrorContains(t, Place([]Part{{Visual: noise(1, 1)}}, [][3]int{{1 << 40, 0, 0}}, 0), "visual row stands at")
+}

@@ -33,6 +33,44 @@ type Part struct {
 // Grid is how rows lie: T x H x W of them, T slowest, W fastest. The row at (t, h, w) stands at time t, height h and width w.
 type Grid struct{ T, H, W int }
 
+// Place gives visual parts that follow each other explicit positions: those of all their rows, one part after another, relative to where the
+// first begins, and where what follows the last begins. That is how positions come that belong to all parts together, such as AM-RoPE's
+// (memorybank.Flash.Positions from 0).
+func Place(parts []Part, rows [][3]int, next int) error {
+	sum := 0
+	for _, p := range parts {
+		sum += p.Visual.Rows
+	}
+	if sum != len(rows) || sum == 0 {
+		return fmt.Errorf("llm: %d positions for %d visual rows", len(rows), sum)
+	}
+	begin := 0
+	for i := range parts {
+		p := &parts[i]
+		p.Positions = make([][3]int32, p.Visual.Rows)
+		for r, at := range rows[:p.Visual.Rows] {
+			for axis, v := range at {
+				if v -= begin; v < -maxPosition || v > maxPosition {
+					return fmt.Errorf("llm: visual row stands at %d", v+begin)
+				}
+				p.Positions[r][axis] = int32(v)
+			}
+		}
+		rows = rows[p.Visual.Rows:]
+		p.Advance = 1 // any would do: what follows is placed from the beginning of the first
+		if last := i == len(parts)-1; last {
+			p.Advance = int32(min(max(next-begin, -maxPosition), 2*maxPosition))
+		} else if i == len(parts)-2 && next == begin+1 {
+			p.Advance = 2 // so that the last one's is not 0, which would mean something else
+		}
+		begin += int(p.Advance)
+	}
+	if parts[len(parts)-1].Advance == 0 {
+		return errors.New("llm: what follows the only visual part stands where that begins")
+	}
+	return nil
+}
+
 // Prompt is what a model is given, in order. Every row, visual or not, takes one row of the context.
 type Prompt []Part
 
