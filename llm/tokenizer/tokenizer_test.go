@@ -95,17 +95,26 @@ func patch(t testing.TB, path, value string) []byte {
 
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct{ path, value, want string }{
-		{"normalizer", `{"type":"NFKC"}`, `normalizer: type "NFKC" is not supported`},
-		{"normalizer", `{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Lowercase"}]}`, `normalizer.normalizers[1]: type "Lowercase"`},
-		{"pre_tokenizer", `{"type":"Metaspace"}`, `pre_tokenizer: type "Metaspace" is not supported`},
-		{"pre_tokenizer", `null`, `does not end in ByteLevel`},
+		{"normalizer", `{"type":"Precompiled"}`, `normalizer: type "Precompiled" is not supported`},
+		{"normalizer", `{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"BertNormalizer"}]}`, `normalizer.normalizers[1]: type "BertNormalizer"`},
+		{"normalizer", `{"type":"Replace","content":"x"}`, `normalizer: no pattern`},
+		{"normalizer", `{"type":"Replace","pattern":{"Regex":"(a"},"content":"x"}`, `normalizer: regex "(a"`},
+		{"pre_tokenizer", `{"type":"Metaspace"}`, `pre_tokenizer: replacement "" is not one character`},
+		{"pre_tokenizer", `{"type":"Metaspace","replacement":"▁","prepend_scheme":"second"}`, `prepend_scheme "second"`},
+		{"pre_tokenizer", `{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","add_prefix_space":false}`, `contradicts add_prefix_space`},
+		{"pre_tokenizer", `{"type":"UnicodeScripts"}`, `pre_tokenizer: type "UnicodeScripts"`},
+		{"pre_tokenizer", `null`, `neither byte tokens nor an unknown token`},
 		{"pre_tokenizer", `{"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]}`, `pretokenizers[1]: nothing may follow ByteLevel`},
 		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{"Regex":"(a"}}`, `regex "(a"`},
 		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{"Regex":"[a&&b]"}}`, `intersection`},
 		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{}}`, `no pattern`},
 		{"pre_tokenizer", `{"type":"Split","behavior":"Sideways","pattern":{"String":"a"}}`, `behavior "Sideways"`},
 		{"decoder", `{"type":"WordPiece"}`, `decoder: type "WordPiece"`},
-		{"model.type", `"Unigram"`, `model.type "Unigram"`},
+		{"decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"}]}`, `decoder.decoders[1]: ByteFallback is supported before Fuse only`},
+		{"decoder", `{"type":"Strip","content":" ","start":1,"stop":0}`, `decoder: Strip is supported after Fuse`},
+		{"decoder", `{"type":"Replace","pattern":{"Regex":"a"},"content":""}`, `decoder: only a String pattern`},
+		{"model.type", `"Unigram"`, `model.type "Unigram" is not supported together with ByteLevel`},
+		{"model.type", `"WordPiece"`, `model.type "WordPiece"`},
 		{"model.byte_fallback", `true`, `byte_fallback`},
 		{"model.dropout", `0.1`, `dropout`},
 		{"model.continuing_subword_prefix", `"##"`, `continuing_subword_prefix`},
@@ -120,7 +129,6 @@ func TestRefusals(t *testing.T) {
 		{"added_tokens", `[{"id":5000000,"content":"xyz"}]`, `added_tokens[0]: id 5000000`},
 		{"added_tokens", `[{"id":1,"content":"<|bos|>"}]`, `has id 1, but 0 in model.vocab`},
 		{"added_tokens", `[{"id":500,"content":""}]`, `empty content`},
-		{"added_tokens", `[{"id":500,"content":"x y","lstrip":true}]`, `lstrip`},
 		{"added_tokens", `[{"id":37,"content":"Z","special":true}]`, `"Z" has id`},
 	} {
 		t.Run(c.path+" "+c.value, func(t *testing.T) {
@@ -141,7 +149,7 @@ func TestRefusesSpecialByte(t *testing.T) {
 		Model struct{ Vocab map[string]int }
 	}
 	readJSON(t, "afterimage.tokenizer.json", &f)
-	b, err := json.Marshal([]addedJSON{{ID: int64(f.Model.Vocab["a"]), Content: "a", Special: true}})
+	b, err := json.Marshal([]Added{{ID: int32(f.Model.Vocab["a"]), Content: "a", Special: true}})
 	require.NoError(t, err)
 	_, err = Load(patch(t, "added_tokens", string(b)))
 	require.ErrorContains(t, err, "no token for byte 0x61")
@@ -171,7 +179,7 @@ func TestDecodeSkipsUnknown(t *testing.T) {
 
 func TestStreamHoldsBackHalfCharacters(t *testing.T) {
 	tok := load1(t, "smollm")
-	byteOf := func(b byte) int32 { return tok.bytes[b] }
+	byteOf := func(b byte) int32 { return tok.model.(*byteBPE).bytes[b] }
 	s := tok.NewStream()
 	require.Equal(t, "a", s.Push(byteOf('a')))
 	for _, b := range []byte("🚲")[:3] {
@@ -275,7 +283,7 @@ func FuzzLoad(f *testing.F) {
 		for _, id := range ids {
 			require.Less(t, int(id), tok.VocabSize())
 			for name, s := range tok.special {
-				require.NotEqual(t, s, id, name)
+				require.NotEqual(t, s.id, id, name)
 			}
 		}
 		require.True(t, utf8.ValidString(tok.Decode(ids)))
