@@ -104,10 +104,15 @@ func (m *merger) merge(dst []int32, merges map[pair]mergedPair) []int32 {
 		mp, ok := merges[pair{left.id, right.id}]
 		return mp, ok
 	})
-	for i := int32(0); int(i) < len(m.nodes); i = m.nodes[i].next {
-		dst = append(dst, m.nodes[i].id)
-	}
+	m.each(func(n *node) { dst = append(dst, n.id) })
 	return dst
+}
+
+// each calls fn for every token that is left, in order.
+func (m *merger) each(fn func(n *node)) {
+	for i := int32(0); int(i) < len(m.nodes); i = m.nodes[i].next {
+		fn(&m.nodes[i])
+	}
 }
 
 // joiner says what becomes of two neighbours, if they are merged at all.

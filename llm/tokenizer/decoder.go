@@ -100,13 +100,20 @@ func (t *Tokenizer) decoder(raw json.RawMessage, byteLevel bool) (func(name stri
 		for i := range from {
 			name = strings.ReplaceAll(name, from[i], to[i])
 		}
-		if bytes && len(name) == 6 && strings.HasPrefix(name, "<0x") && name[5] == '>' {
-			if b, err := strconv.ParseUint(name[3:5], 16, 8); err == nil {
-				return piece{byte: int16(b)}
-			}
+		if b, ok := byteOf(name); bytes && ok {
+			return piece{byte: int16(b)}
 		}
 		return piece{text: name, byte: -1}
 	}, nil
+}
+
+// byteOf returns the byte that a byte token such as "<0x0A>" stands for.
+func byteOf(name string) (byte, bool) {
+	if len(name) != 6 || name[:3] != "<0x" || name[5] != '>' {
+		return 0, false
+	}
+	b, err := strconv.ParseUint(name[3:5], 16, 8)
+	return byte(b), err == nil
 }
 
 // sayBytes is what a token of a byte-level vocabulary says.

@@ -64,6 +64,10 @@ func (m *mergeJSON) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return err
 	}
+	return m.parse(s)
+}
+
+func (m *mergeJSON) parse(s string) error {
 	var ok bool
 	if m.left, m.right, ok = strings.Cut(s, " "); !ok || strings.Contains(m.right, " ") {
 		return fmt.Errorf("merge %.40q is not two tokens", s)
@@ -85,6 +89,10 @@ func load(data []byte) (*Tokenizer, error) {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, err
 	}
+	return build(&f)
+}
+
+func build(f *file) (*Tokenizer, error) {
 	t := &Tokenizer{bos: postProcessorBOS(f.PostProcessor)}
 	var err error
 	if t.normalizers, err = readNormalizer(nil, f.Normalizer, "normalizer"); err != nil {
@@ -101,7 +109,7 @@ func load(data []byte) (*Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.loadTokens(&f, say, byteLevel); err != nil {
+	if err := t.loadTokens(f, say, byteLevel); err != nil {
 		return nil, err
 	}
 	switch {

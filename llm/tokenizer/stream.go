@@ -15,7 +15,7 @@ type piece struct {
 type decoding struct {
 	bytes  bytesAs
 	drop   string // what is taken off the beginning of the text, once
-	all    bool   // and again, as often as it stands there
+	all    bool   // and off every token before one that says more
 	marker string // Metaspace's: stands for a space, but for nothing in the first token
 }
 
@@ -57,7 +57,14 @@ func (s *Stream) Push(id int32) string {
 		}
 	}
 	s.begun = true
-	return s.strip(s.decode(p))
+	if s.t.decode.bytes != singly {
+		return s.strip(s.decode(p))
+	}
+	if p.byte < 0 {
+		p.text = s.strip(p.text)
+	}
+	s.dropped = s.dropped || p.byte >= 0 // the space of a byte token stays
+	return s.decode(p)
 }
 
 func (s *Stream) decode(p piece) string {
@@ -109,14 +116,8 @@ func (s *Stream) strip(text string) string {
 	if s.dropped || drop == "" || text == "" {
 		return text
 	}
-	if !s.t.decode.all {
-		s.dropped = true
-		return strings.TrimPrefix(text, drop)
-	}
-	for strings.HasPrefix(text, drop) {
-		text = text[len(drop):]
-	}
-	s.dropped = text != ""
+	text = strings.TrimPrefix(text, drop)
+	s.dropped = !s.t.decode.all || text != ""
 	return text
 }
 
@@ -138,7 +139,12 @@ func (s *Stream) flush() string {
 }
 
 // Flush ends the answer: a character that never became whole is returned as U+FFFD.
-func (s *Stream) Flush() string { return s.strip(s.flush()) }
+func (s *Stream) Flush() string {
+	if s.t.decode.bytes == runs {
+		return s.strip(s.flush())
+	}
+	return s.flush()
+}
 
 // brokenPrefix looks at bytes that do not begin with a whole character. It returns how many of them begin one (at least 1),
 // which is what a single U+FFFD stands for as Unicode and Rust do it, and whether all do, so that more could make it whole.

@@ -22,7 +22,7 @@ type Tokenizer struct {
 	model       model      // what turns a word into tokens
 
 	special    map[string]special
-	bos        string      // the special token that the file itself puts before every text, "" for none
+	bos        string      // see BOS
 	rawAdded   addedTokens // added tokens that are cut out before normalising
 	addedAfter addedTokens // and those that are cut out after it
 
@@ -74,10 +74,7 @@ func (t *Tokenizer) EncodeAt(text string, at Place) []int32 {
 	}
 	e := encoding{t: t, deadline: time.Now().Add(encodeLimit)}
 	e.ids = make([]int32, 0, len(text)/3+4)
-	begins := edge{first: at.After == "" || at.After == t.bos, inside: at.Inside}
-	if at.Inside {
-		begins.first = false
-	}
+	begins := edge{first: at.After == "" && !at.Inside, inside: at.Inside}
 	t.rawAdded.cut(text, e.add, func(plain string, from int) {
 		seg := begins
 		if from > 0 {
@@ -96,6 +93,10 @@ func (t *Tokenizer) EncodeAt(text string, at Place) []int32 {
 	})
 	return e.ids
 }
+
+// BOS is the special token that the file itself puts before every text, "" for none. A text right after it, at the beginning of a
+// prompt, stands at the beginning: its Place is the zero value.
+func (t *Tokenizer) BOS() string { return t.bos }
 
 // edge says what a piece of text begins with: the beginning of everything, or the seam to a text that was encoded before.
 type edge struct{ first, inside bool }

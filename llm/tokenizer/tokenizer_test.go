@@ -1,9 +1,15 @@
 package tokenizer
 
 import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +18,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var goldenNames = []string{"afterimage", "gpt2", "qwen2", "llama3", "smollm"}
+// Byte-level vocabularies, those over characters, and SentencePiece's own files.
+var (
+	byteNames  = []string{"afterimage", "gpt2", "qwen2", "llama3", "smollm"}
+	runeNames  = []string{"llama2", "llama2first", "phi3", "gemma", "metaspace", "words", "split", "added", "unigram", "unigrambytes"}
+	modelNames = []string{"spllama", "spuser", "spnmt"}
+)
 
 func read(t testing.TB, name string) []byte {
 	t.Helper()
@@ -26,43 +37,108 @@ func readJSON(t testing.TB, name string, v any) {
 	require.NoError(t, json.Unmarshal(read(t, name), v))
 }
 
+// texts are 39 hand-made strings or more, then 3,000 fuzzed ones.
+func texts(t testing.TB) []string {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(read(t, "texts.json.gz")))
+	require.NoError(t, err)
+	var list []string
+	require.NoError(t, json.NewDecoder(z).Decode(&list))
+	require.GreaterOrEqual(t, len(list), 3035)
+	return list
+}
+
 func load1(t testing.TB, name string) *Tokenizer {
 	t.Helper()
-	tok, err := Load(read(t, name+".tokenizer.json"))
+	var tok *Tokenizer
+	var err error
+	if slices.Contains(modelNames, name) {
+		tok, err = LoadModel(read(t, name+".tokenizer.model"))
+	} else {
+		tok, err = Load(read(t, name+".tokenizer.json"))
+	}
 	require.NoError(t, err)
 	return tok
 }
 
-// TestGolden compares with Hugging Face's own library: see testdata/make_golden.py.
+type golden struct {
+	Size    int
+	IDs     string
+	Texts   string
+	Checks  []byte
+	First   [][]int32
+	Random  [][]int32
+	Decoded []string
+	Mixed   []struct {
+		Parts [][2]string // a special token's name or a text
+		IDs   []int32
+	}
+}
+
+// TestGolden compares with Hugging Face's own library and Google's own: see testdata/make_golden.py.
 func TestGolden(t *testing.T) {
-	var texts []string
-	readJSON(t, "texts.json", &texts)
-	require.Greater(t, len(texts), 600)
-	for _, name := range goldenNames {
+	list := texts(t)
+	for _, name := range slices.Concat(byteNames, runeNames, modelNames) {
 		t.Run(name, func(t *testing.T) {
 			tok := load1(t, name)
-			var golden struct {
-				Size    int
-				IDs     [][]int32
-				Random  [][]int32
-				Decoded []string
+			var g golden
+			readJSON(t, name+".golden.json", &g)
+			require.Equal(t, g.Size, tok.VocabSize())
+			require.Len(t, g.Checks, 2*len(list))
+			allIDs, allTexts, bad := sha256.New(), sha256.New(), 0
+			for i, text := range list {
+				ids := tok.Encode(text)
+				if i < len(g.First) {
+					require.Equal(t, g.First[i], append([]int32{}, ids...), "%q", text)
+				}
+				back := tok.Decode(ids)
+				a := sha256.Sum256([]byte(strings.Trim(strings.ReplaceAll(fmt.Sprint(ids), " ", ","), "[]")))
+				b := sha256.Sum256([]byte(back))
+				allIDs.Write(a[:])
+				allTexts.Write(b[:])
+				if a[0] != g.Checks[2*i] || b[0] != g.Checks[2*i+1] {
+					bad++
+					if bad <= 5 {
+						t.Errorf("text %d, %q: ids differ: %v, decoded text differs: %v", i, text, a[0] != g.Checks[2*i], b[0] != g.Checks[2*i+1])
+						t.Logf("%v %q", ids, back)
+					}
+				}
 			}
-			readJSON(t, name+".golden.json", &golden)
-			require.Equal(t, golden.Size, tok.VocabSize())
-			require.Len(t, golden.IDs, len(texts))
-			for i, text := range texts {
-				require.Equal(t, golden.IDs[i], append([]int32{}, tok.Encode(text)...), "%q", text)
+			require.Zero(t, bad, "of %d texts", len(list))
+			require.Equal(t, g.IDs, hex.EncodeToString(allIDs.Sum(nil)))
+			require.Equal(t, g.Texts, hex.EncodeToString(allTexts.Sum(nil)))
+			for i, ids := range g.Random {
+				require.Equal(t, g.Decoded[i], tok.Decode(ids), "%v", ids)
 			}
-			for i, ids := range golden.Random {
-				require.Equal(t, golden.Decoded[i], tok.Decode(ids), "%v", ids)
+			for _, m := range g.Mixed {
+				require.Equal(t, m.IDs, mixed(tok, m.Parts), "%q", m.Parts)
 			}
 		})
 	}
 }
 
+// mixed encodes a prompt of special tokens and texts part by part.
+func mixed(tok *Tokenizer, parts [][2]string) []int32 {
+	ids := []int32{}
+	for i, p := range parts {
+		if id, ok := tok.Special(p[0]); ok {
+			ids = append(ids, id)
+			continue
+		}
+		var at Place
+		if i > 0 && (i > 1 || parts[0][0] != tok.BOS()) {
+			at.After = parts[i-1][0]
+		}
+		if i+1 < len(parts) {
+			at.Before = parts[i+1][0]
+		}
+		ids = append(ids, tok.EncodeAt(p[1], at)...)
+	}
+	return ids
+}
+
 func TestSplitBehaviours(t *testing.T) {
-	var texts []string
-	readJSON(t, "texts.json", &texts)
+	list := texts(t)
 	var cases []struct {
 		PreTokenizer json.RawMessage `json:"pre_tokenizer"`
 		IDs          [][]int32
@@ -73,7 +149,7 @@ func TestSplitBehaviours(t *testing.T) {
 		tok, err := Load(patch(t, "pre_tokenizer", string(c.PreTokenizer)))
 		require.NoError(t, err)
 		for i, ids := range c.IDs {
-			require.Equal(t, ids, append([]int32{}, tok.Encode(texts[i])...), "%s on %q", c.PreTokenizer, texts[i])
+			require.Equal(t, ids, append([]int32{}, tok.Encode(list[i])...), "%s on %q", c.PreTokenizer, list[i])
 		}
 	}
 }
@@ -156,7 +232,7 @@ func TestRefusesSpecialByte(t *testing.T) {
 }
 
 func TestSpecialTokensCannotBeForged(t *testing.T) {
-	for _, name := range goldenNames {
+	for _, name := range byteNames {
 		tok := load1(t, name)
 		for _, s := range []string{"<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|segment|>", "<|detail|>", "<|newest|>"} {
 			id, ok := tok.Special(s)
@@ -196,7 +272,7 @@ func TestStreamHoldsBackHalfCharacters(t *testing.T) {
 
 // One word of a megabyte, and text made for the patterns to backtrack on, must not stop the machine.
 func TestHostileTextIsBounded(t *testing.T) {
-	for _, name := range goldenNames {
+	for _, name := range byteNames {
 		tok := load1(t, name)
 		for _, text := range []string{
 			strings.Repeat("a", 1<<16), strings.Repeat(" ", 1<<14) + "x", strings.Repeat("ab 1", 1<<13), strings.Repeat("\n ", 1<<12),
@@ -222,9 +298,7 @@ func TestInvalidUTF8(t *testing.T) {
 }
 
 func FuzzRoundTrip(f *testing.F) {
-	var texts []string
-	readJSON(f, "texts.json", &texts)
-	for _, s := range texts[:60] {
+	for _, s := range texts(f)[:60] {
 		f.Add(s)
 	}
 	f.Add("\xff\xed\xa0\x80")
