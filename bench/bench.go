@@ -23,6 +23,7 @@ type Rig struct {
 	Strategy func() memorybank.Strategy
 	// Query puts questions in the space of the entries' indicators; see qa.Session.Query. nil: there is no such thing.
 	Query   func(question string) []float32
+	Reading qa.Reading
 	Machine Machine
 }
 

@@ -79,7 +79,7 @@ func Engine(ctx context.Context, rig Rig, o EngineOptions) (*EngineReport, error
 	s := bank.Snapshot()
 	entries := s.Select(nil, 0)
 	o.Progress("answering")
-	if err := r.answer(ctx, rig.Model, entries, s.Epoch, o.Repetitions); err != nil {
+	if err := r.answer(ctx, rig, s, entries, o.Repetitions); err != nil {
 		return nil, err
 	}
 	name := filepath.Base(rig.Machine.Model)
@@ -181,7 +181,7 @@ func (r *EngineReport) encode(ctx context.Context, rig Rig, frames []ingest.Fram
 }
 
 // answer times first tokens with nothing of the memory cached, then with all of it, and the tokens after them.
-func (r *EngineReport) answer(ctx context.Context, model qa.Model, entries []memorybank.Entry, epoch time.Time, repetitions int) error {
+func (r *EngineReport) answer(ctx context.Context, rig Rig, snap *memorybank.Snapshot, entries []memorybank.Entry, repetitions int) error {
 	var cold, warm []float64
 	tokens, spent := 0, time.Duration(0)
 	for i := range repetitions {
@@ -191,7 +191,11 @@ func (r *EngineReport) answer(ctx context.Context, model qa.Model, entries []mem
 			fresh[j] = e
 		}
 		for k, text := range []string{engineQuestions[i%len(engineQuestions)], engineQuestions[(i+1)%len(engineQuestions)]} {
-			stats, err := model.Generate(ctx, qa.AskPrompt(fresh, epoch, text), llm.Options{MaxTokens: 128}, func(llm.Token) error { return nil })
+			prompt, err := rig.Reading.Prompt(ctx, snap, fresh, text, snap.Wall(snap.Now))
+			if err != nil {
+				return fmt.Errorf("bench: %w", err)
+			}
+			stats, err := rig.Model.Generate(ctx, prompt, llm.Options{MaxTokens: 128}, func(llm.Token) error { return nil })
 			if err != nil {
 				return fmt.Errorf("bench: %w", err)
 			}

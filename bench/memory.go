@@ -377,6 +377,7 @@ func (m *memoryRun) watch(ctx context.Context, s memoryStream, number int) (piec
 		defer forget()
 		model := qa.Shared(m.rig.Model, uint16(number*len(list)+i+1)) // begins again after 65,536, when the first is cached no more
 		c.session = qa.NewSession(c.bank, once{model, known}, watched, watched.now)
+		c.session.Reading = m.rig.Reading
 		c.session.Query = query
 		list[i] = c
 	}

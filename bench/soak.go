@@ -65,6 +65,7 @@ func Soak(ctx context.Context, rig Rig, o SoakOptions) (*SoakReport, error) {
 	script := simcam.NewScript(o.Seed, time.Duration(o.Minutes+1)*o.Every)
 	bank := memorybank.New(epoch, rig.Strategy())
 	session := qa.NewSession(bank, rig.Model, sup, nil)
+	session.Reading = rig.Reading
 	session.Query = rig.Query
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)

@@ -27,6 +27,7 @@ func newSimStream(rig Rig, src ingest.Source, epoch time.Time, number uint16, mo
 	s := &simStream{bank: memorybank.New(epoch, rig.Strategy()), epoch: epoch, coverage: ingest.NewCoverage(0, 0)}
 	s.meter.Now = s.now
 	s.Session = qa.NewSession(s.bank, qa.Shared(rig.Model, number), s, s.now)
+	s.Reading = rig.Reading
 	s.Session.Query = rig.Query
 	s.gate = &gate{
 		src: src, moments: moments,

@@ -186,6 +186,14 @@ func (e *Encoder) Unit() int {
 // Late reports that rows leave Encode before the join: what is kept of them must go through Join before a language model reads it.
 func (e *Encoder) Late() bool { return e.c.Late }
 
+// Merge is how many rows of a memory Join makes one of: 1 for most.
+func (e *Encoder) Merge() int {
+	if j := e.c.Join; e.c.Late && j != nil {
+		return j.Merge * j.Merge
+	}
+	return 1
+}
+
 // Newline is one row of the language model's space that belongs after a video's last row, or after a memory's, where the model has such
 // (LLaVA-OneVision); the zero Matrix elsewhere. It is no part of a frame: a memory would average it away.
 func (e *Encoder) Newline() compute.Matrix { return e.newline }

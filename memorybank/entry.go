@@ -44,3 +44,6 @@ type Entry struct {
 	ward     float64   // what merging this entry with the one before it (or with near) would cost
 	near     uint64    // the entry that ward is about, where lists are not only compared with their neighbours
 }
+
+// Frame is the number, from 0, of the stream's frame that made e: its own, or of a merge the one with which that happened.
+func (e Entry) Frame() uint64 { return e.ID/idStep - 1 }

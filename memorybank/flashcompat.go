@@ -126,17 +126,15 @@ func distanceBelow(a, b []float32, least float64) float64 {
 
 // Positions returns where AM-RoPE puts the rows of what Select showed, for a decoder with M-RoPE (Qwen2-VL's: time, height, width), in
 // the order shown, and where text goes on. start is the position of the first visual token, s the snapshot that was asked, shown what
-// it gave. S is the number of rows at full resolution. A row of those, of frame number p and in cell (y, x), is at (start+p,
-// start+y, start+x); one of a cluster, whose time is q, at (start+S+q, start+S+y, start+S+x), on all three axes. q is the mean of
-// its frames' numbers, halves to even.
+// it gave, grids how the rows of each lie as the model reads them (nil: as in memory). S is the number of rows at full resolution. A row of
+// those, of frame number p and in cell (y, x), is at (start+p, start+y, start+x); one of a cluster, whose time is q, at (start+S+q, start+S+y,
+// start+S+x), on all three axes. q is the mean of its frames' numbers, halves to even.
 //
 // Text begins behind the greatest position of all. The released code trains with start+S+max(T-1, h-1, w-1)+1, where T is the number of
 // clusters and h, w their grid, worked out before times take the place of cluster numbers, so that clusters may come to lie behind the
 // beginning of the text. With Compat, both are as in the released code's streaming: q is the mean of row numbers (Q1), and text begins at
 // start + all rows (Q3).
-//
-// The embedded decoder has positions of one dimension and does not use this.
-func (f Flash) Positions(s *Snapshot, shown []Entry, start int) (rows [][3]int, text int) {
+func (f Flash) Positions(s *Snapshot, shown []Entry, grids []Grid, start int) (rows [][3]int, text int) {
 	times := make(map[uint64]int, len(s.Entries))
 	seen := 0.0
 	for _, e := range s.Entries {
@@ -147,28 +145,64 @@ func (f Flash) Positions(s *Snapshot, shown []Entry, start int) (rows [][3]int, 
 		times[e.ID] = q
 		seen += float64(e.Weight)
 	}
+	grids = asRead(shown, grids)
 	details, all := 0, 0
-	for _, e := range shown {
-		all += e.Tokens.Rows
+	for i, e := range shown {
+		n := grids[i].H * grids[i].W
+		all += n
 		if e.Role != Synopsis {
-			details += e.Tokens.Rows
+			details += n
 		}
 	}
 	rows = make([][3]int, 0, all)
 	text = start
-	for _, e := range shown {
-		at, time := start, int(frameNumber(e))
+	for i, e := range shown {
+		at, time := start, int(e.Frame())
 		if e.Role == Synopsis {
 			at, time = start+details, times[e.ID]
 		}
-		for i := range e.Tokens.Rows {
-			p := [3]int{at + time, at + i/e.Grid.W, at + i%e.Grid.W}
-			rows = append(rows, p)
-			text = max(text, p[0]+1, p[1]+1, p[2]+1)
-		}
+		rows = append(rows, cells(grids[i], at, time)...)
+		text = max(text, at+time+1, at+grids[i].H, at+grids[i].W)
 	}
 	if f.Compat {
 		text = start + all
 	}
 	return rows, text
+}
+
+// Positions returns where a decoder with positions of three axes (time, height, width) puts the rows of what Select gave, in that order,
+// counted from the first, and where text goes on. grids are how the rows of each lie as the model reads them; nil: as in memory. Flash has
+// AM-RoPE's; with any other strategy every entry is the next moment, as the frames of a video are to Qwen2-VL.
+func (s *Snapshot) Positions(shown []Entry, grids []Grid) (rows [][3]int, text int) {
+	if f, ok := s.strategy.(Flash); ok {
+		return f.Positions(s, shown, grids, 0)
+	}
+	grids = asRead(shown, grids)
+	for i := range shown {
+		for _, c := range cells(grids[i], 0, i) {
+			rows = append(rows, c)
+			text = max(text, c[0]+1, c[1]+1, c[2]+1)
+		}
+	}
+	return rows, text
+}
+
+// asRead is grids, or those that entries have in memory.
+func asRead(shown []Entry, grids []Grid) []Grid {
+	if grids != nil {
+		return grids
+	}
+	for _, e := range shown {
+		grids = append(grids, e.Grid)
+	}
+	return grids
+}
+
+// cells are the positions of a grid at a time, all counted from at.
+func cells(g Grid, at, time int) [][3]int {
+	rows := make([][3]int, 0, g.H*g.W)
+	for i := range g.H * g.W {
+		rows = append(rows, [3]int{at + time, at + i/g.W, at + i%g.W})
+	}
+	return rows
 }

@@ -75,7 +75,7 @@ func (f Forest) Update(old []Entry, e Entry) []Entry {
 		markEvent(event, e.ID, 0)
 		pictures = append(pictures, event...)
 		linkEvent(pictures, n)
-		pictures = f.grow(pictures, frameNumber(e)+1, &id)
+		pictures = f.grow(pictures, e.Frame()+1, &id)
 	}
 	return append(pictures, short[max(cut, 0):]...)
 }

@@ -108,7 +108,7 @@ type pyramidLists struct {
 // Update implements Strategy. Entries are the lists, the finest first.
 func (p Pyramid) Update(old []Entry, e Entry) []Entry {
 	capacity, every := p.sizes()
-	s := pyramidLists{Pyramid: p, capacity: capacity, frames: float64(frameNumber(e) + 1)}
+	s := pyramidLists{Pyramid: p, capacity: capacity, frames: float64(e.Frame() + 1)}
 	entries := make([]Entry, len(old)+pyramidLevels)
 	for l, at := 0, 0; l < pyramidLevels; l++ {
 		n := listLength(old, l)
@@ -117,7 +117,7 @@ func (p Pyramid) Update(old []Entry, e Entry) []Entry {
 		old, at = old[n:], at+n+1
 	}
 	for l := range every {
-		if every[l] <= 0 || frameNumber(e)%uint64(every[l]) != 0 {
+		if every[l] <= 0 || e.Frame()%uint64(every[l]) != 0 {
 			continue
 		}
 		frame := e

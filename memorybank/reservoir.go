@@ -33,7 +33,7 @@ func (r Reservoir) Update(old []Entry, e Entry) []Entry {
 	}
 	from := uint64(n)
 	if r.Even {
-		from = frameNumber(e) + 1
+		from = e.Frame() + 1
 	}
 	slot := hash(r.Seed, e.ID) % from
 	if slot >= uint64(n) {

@@ -406,7 +406,7 @@ func (s Star) remember(frames []Entry, e Entry, rows, heavy []Entry) []Entry {
 	for i := range next {
 		next[i].merges = 0
 	}
-	if frameNumber(e) == 0 {
+	if e.Frame() == 0 {
 		return next
 	}
 	for rank, j := range heaviest(heavy, s.Retrieved) {
@@ -474,7 +474,7 @@ func (s Star) restored(entries []Entry) error {
 		findNear(clusters, i)
 	}
 	for i, e := range frames {
-		if e.part != retrievedPart || e.Level != 0 || i > 0 && frameNumber(e) <= frameNumber(frames[i-1]) {
+		if e.part != retrievedPart || e.Level != 0 || i > 0 && e.Frame() <= frames[i-1].Frame() {
 			return fmt.Errorf("frame %d is another one", i)
 		}
 	}

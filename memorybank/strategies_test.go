@@ -126,7 +126,7 @@ func TestStrategiesAgainstNumPy(t *testing.T) {
 				}
 				if f, ok := s.(Flash); ok {
 					if p, ok := g.Positions[strconv.Itoa(i)]; ok {
-						rows, text := f.Positions(snap, snap.Select(nil, 0), p.Start)
+						rows, text := f.Positions(snap, snap.Select(nil, 0), nil, p.Start)
 						require.Equal(t, p.Rows, rows)
 						require.Equal(t, p.Text, text)
 					}
@@ -152,7 +152,7 @@ func TestSegmentersAgainstNumPy(t *testing.T) {
 func TestPositions(t *testing.T) {
 	f := Flash{Synopsis: 2, Detail: 1}
 	bank := New(time.Unix(0, 0), f)
-	rows, text := f.Positions(bank.Snapshot(), nil, 3)
+	rows, text := f.Positions(bank.Snapshot(), nil, nil, 3)
 	require.Empty(t, rows)
 	require.Equal(t, 3, text)
 	for i := range 5 {
@@ -163,7 +163,7 @@ func TestPositions(t *testing.T) {
 	s := bank.Snapshot()
 	shown := s.Select(nil, 0)
 	require.Len(t, shown, 4, "one exemplar, two clusters, the newest")
-	rows, text = f.Positions(s, shown, 10)
+	rows, text = f.Positions(s, shown, nil, 10)
 	require.Equal(t, [][3]int{
 		{10, 10, 10}, {10, 10, 11}, {10, 11, 10}, {10, 11, 11}, // frame 0
 		{20, 18, 18}, {22, 18, 18}, // behind 8 rows: frames 0..3, of which 1.5 is the mean, to even; frame 4
@@ -596,7 +596,7 @@ func TestReservoirSurvival(t *testing.T) {
 				bank.Add(Entry{Grid: Grid{1, 1}, Tokens: compute.NewMatrix(1, 1)})
 			}
 			for _, e := range bank.Snapshot().Entries {
-				switch f := frameNumber(e); {
+				switch f := e.Frame(); {
 				case f < 20:
 					old++
 				case f >= 40:

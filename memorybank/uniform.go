@@ -23,7 +23,7 @@ func (u Uniform) size() int {
 
 // Update implements Strategy.
 func (u Uniform) Update(old []Entry, e Entry) []Entry {
-	n := frameNumber(e)
+	n := e.Frame()
 	stride := u.stride(n)
 	if n%stride != 0 {
 		return old
@@ -33,7 +33,7 @@ func (u Uniform) Update(old []Entry, e Entry) []Entry {
 		return append(append(entries, old...), e)
 	}
 	for i := range old {
-		if frameNumber(old[i])%stride == 0 {
+		if old[i].Frame()%stride == 0 {
 			entries = append(entries, old[i])
 		}
 	}
@@ -44,9 +44,6 @@ func (u Uniform) Update(old []Entry, e Entry) []Entry {
 func (u Uniform) stride(n uint64) uint64 {
 	return 1 << bits.Len64(n/uint64(2*u.size()))
 }
-
-// frameNumber counts a stream's frames from 0.
-func frameNumber(e Entry) uint64 { return e.ID/idStep - 1 }
 
 // Select implements Strategy: Detail entries in time order, the newest frame last as Newest.
 func (u Uniform) Select(s *Snapshot, _ []float32, budget int) []Entry {

@@ -38,6 +38,7 @@ func (s *Session) Forget(ctx context.Context, from, to time.Time) (memorybank.Fo
 	version := s.bank.Snapshot().Version
 	s.warm.forget(version)
 	drop := func() {
+		s.joined.drop()
 		if f, ok := s.model.(Forgetter); ok {
 			f.Forget(func(uint64) bool { return true }) // what follows an entry in a prompt was computed from it too
 		}

@@ -87,6 +87,8 @@ func TestLearnedMemories(t *testing.T) {
 			rows += e.Tokens.Rows
 		}
 		require.LessOrEqual(t, rows, 100)
-		require.Equal(t, snap.Wall(best).Format("150405"), AskPrompt(shown, snap.Epoch, "When?")[2].Text)
+		prompt, err := Reading{}.Prompt(t.Context(), snap, shown, "When?", epoch)
+		require.NoError(t, err)
+		require.Equal(t, snap.Wall(best).Format("150405"), prompt[2].Text)
 	}
 }

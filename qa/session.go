@@ -31,6 +31,10 @@ type Session struct {
 	now     func() time.Time
 	warm    warmth
 	asking  asking
+	joined  joined
+
+	// Reading is how the model reads the memory. Set it before the first Ask.
+	Reading Reading
 
 	// Query puts a question in the space of the entries' Indicators, as a unit vector or nil; set it before the first Ask. Where it is
 	// nil, a memory that does not fit a budget is thinned out evenly.
@@ -44,13 +48,16 @@ type Session struct {
 	VisualTokens int
 }
 
-// budget is what may be shown for q; 0 is the strategy's own size.
+// budget is what may be shown for q, in rows of the memory; 0 is the strategy's own size.
 func (s *Session) budget(q Question) int {
 	if q.MaxVisualTokens > 0 {
-		return q.MaxVisualTokens
+		return q.MaxVisualTokens * s.Reading.merge()
 	}
-	return s.VisualTokens
+	return s.usual()
 }
+
+// usual is the budget of a question that has none of its own.
+func (s *Session) usual() int { return s.VisualTokens * s.Reading.merge() }
 
 // NewSession returns a Session over a bank that someone else fills. now is the clock that questions are asked by, nil for
 // time.Now; frames of a source that is not paced carry another time, and then so must it.
@@ -133,12 +140,18 @@ func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) 
 	if err != nil {
 		return fail(err)
 	}
+	budget = s.Reading.fit(view, budget)
 	entries := view.Select(query, budget)
 	if err := within(entries, budget); err != nil {
 		return fail(err)
 	}
 	a.Evidence.Items = items(entries, snap)
-	a.Stats, err = s.model.Generate(ctx, AskPrompt(entries, snap.Epoch, question),
+	prompt, err := s.Reading.memory(ctx, &s.joined, view, entries)
+	if err != nil {
+		return fail(err)
+	}
+	prompt = append(prompt, s.Reading.layout().Question(question, view.Wall(view.Now))...)
+	a.Stats, err = s.model.Generate(ctx, prompt,
 		llm.Options{MaxTokens: q.MaxTokens, Temperature: q.Temperature, TopP: q.TopP, Seed: q.Seed},
 		func(t llm.Token) error { return say(t.Text) })
 	if err != nil {

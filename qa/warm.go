@@ -83,7 +83,11 @@ func (s *Session) KeepWarm(ctx context.Context, maxAge time.Duration) error {
 			end()
 			continue
 		}
-		if err = w.Warm(ctx, warmPrompt(snap, s.VisualTokens)); err == nil {
+		var p llm.Prompt
+		if p, err = s.warmPrompt(ctx, snap); err == nil {
+			err = w.Warm(ctx, p)
+		}
+		if err == nil {
 			s.warm.show(snap)
 		}
 		end()
@@ -93,17 +97,16 @@ func (s *Session) KeepWarm(ctx context.Context, maxAge time.Duration) error {
 	}
 }
 
-// warmPrompt is what all prompts about the whole of a snapshot within a budget begin with.
-func warmPrompt(snap *memorybank.Snapshot, budget int) llm.Prompt {
-	p := memoryPrompt(snap.Prefix(budget), snap.Epoch)
-	return p[:len(p)-1] // what a strategy selects for the question may come before the question
+// warmPrompt is what all prompts about the whole of a snapshot within the usual budget begin with.
+func (s *Session) warmPrompt(ctx context.Context, snap *memorybank.Snapshot) (llm.Prompt, error) {
+	return s.Reading.memory(ctx, &s.joined, snap, snap.Prefix(s.Reading.fit(snap, s.usual())))
 }
 
 // snapshot is what q is answered from.
 func (s *Session) snapshot(q Question) *memorybank.Snapshot {
 	newest, warm := s.bank.Snapshot(), s.warm.snap.Load()
 	switch {
-	case warm == nil, s.budget(q) != s.VisualTokens, newest.Now-warm.Now > time.Duration(s.warm.age.Load()):
+	case warm == nil, s.budget(q) != s.usual(), newest.Now-warm.Now > time.Duration(s.warm.age.Load()):
 		return newest
 	}
 	if times, _ := timesIn(q.Text, s.now().In(newest.Epoch.Location())); len(times) > 0 {

@@ -116,7 +116,8 @@ func TestWarmPromptBeginsEveryPrompt(t *testing.T) {
 				selecting++
 				return [][]float32{{1, 0, 0}, {0, 0, 1}}[selecting%2]
 			}
-			warm := warmPrompt(bank.Snapshot(), budget)
+			warm, err := s.warmPrompt(t.Context(), bank.Snapshot())
+			require.NoError(t, err)
 			for _, q := range []string{"Is the gate open?", "What was the first thing that came?"} {
 				a, err := s.Ask(t.Context(), Question{Text: q}, nil)
 				require.NoError(t, err)

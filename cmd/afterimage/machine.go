@@ -30,8 +30,13 @@ type machine struct {
 	encoder loadedEncoder
 	engine  loadedEngine
 	recall  *llm.Recall // nil where the model has no learned memory
-	devices []compute.Device
-	streams atomic.Uint32 // that share the engine
+	family  family
+	reading qa.Reading
+	visual  int // see family.visual
+
+	attention *memorybank.Attention
+	devices   []compute.Device
+	streams   atomic.Uint32 // that share the engine
 }
 
 // loadedEncoder and loadedEngine are an encoder.Encoder and an llm.Engine; tests have others.
@@ -90,17 +95,31 @@ func loadMachine(a *app, p place) (_ *machine, err error) {
 	if !p.gpu {
 		_, m.level, _ = strings.Cut(strings.Fields(m.device)[0], "/")
 	}
+	if m.family, err = readFamily(files); err != nil {
+		return nil, err
+	}
 	text, vision := weightTypes(a.Quant, p.gpu)
-	enc, err := encoder.LoadFS(files, watching, vision)
+	enc, err := encoder.LoadWith(files, watching, encoder.Options{Weights: vision, Pixels: a.Pixels})
 	if err != nil {
 		return nil, err
 	}
 	m.encoder = enc
-	engine, err := llm.LoadFS(files, answering, text, llm.Lookup{})
+	context, err := m.family.context(files, p.gpu)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := llm.LoadWith(files, answering, llm.LoadOptions{Weights: text, Drafter: llm.Lookup{}, Context: first(a.Context, context), Lean: a.Lean})
 	if err != nil {
 		return nil, err
 	}
 	m.engine = engine
+	m.visual = m.family.visual(engine.Context(), p.gpu)
+	if m.reading, err = m.family.reading(files, enc, engine.Context()); err != nil {
+		return nil, err
+	}
+	if m.attention, err = m.family.starAttention(files); err != nil {
+		return nil, err
+	}
 	if err := m.loadRecall(a, files); err != nil {
 		return nil, err
 	}

@@ -39,6 +39,9 @@ type Settings struct {
 	Model     string     `placeholder:"DIR" env:"AFTERIMAGE_MODEL" help:"Model directory; without one, the model inside this program."`
 	Device    deviceName `placeholder:"NAME" env:"AFTERIMAGE_DEVICE" help:"Where models run: auto (every GPU that the streams can use, else the processor), cpu, cuda (the first GPU), cuda:N or cuda:all."`
 	Quant     quantName  `aliases:"weights" placeholder:"TYPE" env:"AFTERIMAGE_QUANT,AFTERIMAGE_WEIGHTS" help:"How weights are held: bf16, int8 or int4 (smaller and faster, less exact), or f32."`
+	Pixels    int        `placeholder:"N" env:"AFTERIMAGE_PIXELS" help:"Most pixels of a picture for models that take any size (Qwen2-VL); 0 means 448 x 448."`
+	Context   int        `placeholder:"N" env:"AFTERIMAGE_CONTEXT" help:"Positions that a question and its memory may take; 0 means what the model was made for (on the processor at most 4096)."`
+	Lean      bool       `env:"AFTERIMAGE_LEAN" help:"Take as little GPU memory as the model allows: for a model that nearly fills the card."`
 	Threads   int        `placeholder:"N" env:"AFTERIMAGE_THREADS" help:"CPU threads in all; 0 means every core."`
 	CPU       string     `name:"cpu" placeholder:"LEVEL" env:"AFTERIMAGE_CPU" help:"Force a level of CPU kernels: scalar, avx2, avx512 or amx."`
 	LogLevel  string     `placeholder:"LEVEL" enum:"debug,info,warn,error," default:"" env:"AFTERIMAGE_LOG_LEVEL" help:"What to log: debug, info, warn or error. By default info for serve and simcam, warn for the rest."`

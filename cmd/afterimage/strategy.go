@@ -57,8 +57,9 @@ func (v values) three(name string) (out [3]int) {
 
 // learned is what strategies with learned parts are made of.
 type learned struct {
-	recall *llm.Recall
-	failed func(error) // is told what went wrong with one clip
+	recall    *llm.Recall
+	attention *memorybank.Attention // of Flash-VStream's first version; nil: none was learned
+	failed    func(error)           // is told what went wrong with one clip
 }
 
 const defaultStrategy = "flash"
@@ -138,9 +139,9 @@ var strategies = []strategy{
 			{name: "rate", what: "of a slot's change", def: .2, least: .001, most: 1},
 			compat,
 		},
-		make: func(v values, _ learned) memorybank.Strategy {
+		make: func(v values, l learned) memorybank.Strategy {
 			return memorybank.Star{Temporal: v.int("temporal"), Abstract: v.orNone("abstract"), Retrieved: v.orNone("retrieved"),
-				Rate: float32(v["rate"].(float64)), Compat: v.bool("compat")}
+				Rate: float32(v["rate"].(float64)), Attention: l.attention, Compat: v.bool("compat")}
 		},
 	},
 	{
@@ -336,7 +337,7 @@ func shown(x any) string {
 
 // open returns the strategy for a stream that is watched by the model of m.
 func (c MemoryConfig) open(m *machine, log *slog.Logger) (memorybank.Strategy, error) {
-	s, v, err := c.find()
+	s, v, err := c.over(m.family.memory).find()
 	if err != nil {
 		return nil, err
 	}
@@ -344,7 +345,7 @@ func (c MemoryConfig) open(m *machine, log *slog.Logger) (memorybank.Strategy, e
 		return nil, fmt.Errorf("the memory strategy %s needs a model with a learned memory, and the model %s has none (no %s); use another strategy, "+
 			"such as %s, or another model", s.name, m.name, llm.RecallFile, defaultStrategy)
 	}
-	return s.make(v, learned{m.recall, func(err error) {
+	return s.make(v, learned{m.recall, m.attention, func(err error) {
 		log.Warn("the learned memory failed on some frames; their average stands for them", "err", err)
 	}}), nil
 }
@@ -354,7 +355,7 @@ func (c MemoryConfig) over(d MemoryConfig) MemoryConfig {
 	if c.Strategy != "" && c.Strategy != first(d.Strategy, defaultStrategy) {
 		return c
 	}
-	merged := MemoryConfig{Strategy: first(c.Strategy, d.Strategy, defaultStrategy)}
+	merged := MemoryConfig{Strategy: first(c.Strategy, d.Strategy)}
 	if len(c.Options)+len(d.Options) > 0 {
 		merged.Options = map[string]any{}
 		maps.Copy(merged.Options, d.Options)

@@ -178,10 +178,10 @@ func TestMemoryConfigOver(t *testing.T) {
 		return m
 	}
 	shared := MemoryConfig{"", opts("synopsis", 9)}
-	assert.Equal(t, MemoryConfig{"flash", opts("synopsis", 9, "detail", 2)}, MemoryConfig{"", opts("detail", 2)}.over(shared))
+	assert.Equal(t, MemoryConfig{"", opts("synopsis", 9, "detail", 2)}, MemoryConfig{"", opts("detail", 2)}.over(shared))
 	assert.Equal(t, MemoryConfig{"flash", opts("synopsis", 4)}, MemoryConfig{"flash", opts("synopsis", 4)}.over(shared))
 	assert.Equal(t, MemoryConfig{Strategy: "recent"}, MemoryConfig{Strategy: "recent"}.over(shared))
 	assert.Equal(t, opts("synopsis", 9), shared.Options, "it is shared")
-	assert.Equal(t, MemoryConfig{Strategy: "flash"}, MemoryConfig{}.over(MemoryConfig{}))
+	assert.Equal(t, MemoryConfig{}, MemoryConfig{}.over(MemoryConfig{}), "the model decides")
 	assert.Equal(t, MemoryConfig{Strategy: "recent"}, MemoryConfig{}.over(MemoryConfig{Strategy: "recent"}))
 }

@@ -70,7 +70,7 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 	if err != nil {
 		return nil, err
 	}
-	s := &stream{name: c.Name, url: c.URL, live: live, strategy: c.Memory.Strategy, encoder: m.encoder, log: log}
+	s := &stream{name: c.Name, url: c.URL, live: live, strategy: first(c.Memory.over(m.family.memory).Strategy, defaultStrategy), encoder: m.encoder, log: log}
 	now := time.Now
 	if live {
 		epoch = now() // a live picture is as old as its arrival
@@ -92,7 +92,8 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 		}
 	}
 	s.Session = qa.NewSession(s.bank, m.share(), s.Supervisor, now)
-	s.Session.Query, s.Session.VisualTokens = m.query(log), c.VisualTokens
+	s.Reading = m.reading
+	s.Session.Query, s.Session.VisualTokens = m.query(log), first(c.VisualTokens, m.visual)
 	s.Session.Warn = func(err error) { log.Warn("a question was answered without all that is remembered", "err", err) }
 	return s, nil
 }
