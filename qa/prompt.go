@@ -64,6 +64,7 @@ func shownAt(e memorybank.Entry) time.Duration {
 type Chat struct {
 	Template *chat.Template
 	Times    Times
+	Axes     int            // of the model's positions, 1 or 3; see llm.Engine.Axes
 	System   string         // "" is the template's own
 	End      compute.Matrix // rows that belong behind a memory's last picture; none for most
 }
@@ -105,7 +106,7 @@ func (c Chat) Memory(snap *memorybank.Snapshot, entries []memorybank.Entry, rows
 	}
 	switch c.Times {
 	case Silent:
-		parts, err := silent(snap, entries, rows)
+		parts, err := c.silent(snap, entries, rows)
 		if err != nil || len(parts) == 0 {
 			return p, err
 		}
@@ -159,19 +160,19 @@ func joinedGrid(e memorybank.Entry, rows compute.Matrix) llm.Grid {
 }
 
 // silent is all entries' rows in one place, with positions for models that have three axes of them.
-func silent(snap *memorybank.Snapshot, entries []memorybank.Entry, rows []compute.Matrix) ([]llm.Part, error) {
+func (c Chat) silent(snap *memorybank.Snapshot, entries []memorybank.Entry, rows []compute.Matrix) ([]llm.Part, error) {
 	parts := make([]llm.Part, len(entries))
 	grids := make([]memorybank.Grid, len(entries))
 	for i, e := range entries {
 		parts[i] = llm.Part{Visual: rows[i], ID: e.ID}
 		g := joinedGrid(e, rows[i])
-		if g.T == 0 { // no picture's shape: positions of one axis it is
-			return parts, nil
+		if g.T == 0 {
+			return nil, fmt.Errorf("entry %d: %d rows of a grid of %dx%d were joined to %d", i, e.Tokens.Rows, e.Grid.H, e.Grid.W, rows[i].Rows)
 		}
 		grids[i] = memorybank.Grid{H: g.H, W: g.W}
 	}
-	if len(parts) == 0 {
-		return nil, nil
+	if len(parts) == 0 || c.Axes != 3 {
+		return parts, nil
 	}
 	at, next := snap.Positions(entries, grids)
 	if err := llm.Place(parts, at, next); err != nil {

@@ -97,8 +97,8 @@ func (f family) visual(context int, gpu bool) int {
 	return min(most, int(float64(context)*contextShare))
 }
 
-// reading says how the model reads a memory of what enc encoded, within a context of so many positions.
-func (f family) reading(files fs.FS, enc *encoder.Encoder, context int) (qa.Reading, error) {
+// reading says how the model reads a memory of what enc encoded and engine answers from.
+func (f family) reading(files fs.FS, enc *encoder.Encoder, engine *llm.Engine) (qa.Reading, error) {
 	if !f.public() {
 		return qa.Reading{}, nil
 	}
@@ -117,9 +117,10 @@ func (f family) reading(files fs.FS, enc *encoder.Encoder, context int) (qa.Read
 	if err != nil {
 		return qa.Reading{}, fmt.Errorf("model: %w", err)
 	}
+	positions := engine.Context()
 	r := qa.Reading{
-		Layout: qa.Chat{Template: template, Times: f.times, End: enc.Newline()},
-		Words:  wordsAround[f.times], Room: max(context-roomForAnswer, context/2),
+		Layout: qa.Chat{Template: template, Times: f.times, Axes: engine.Axes(), End: enc.Newline()},
+		Words:  wordsAround[f.times], Room: max(positions-roomForAnswer, positions/2),
 	}
 	if enc.Late() {
 		r.Merge = enc.Merge()

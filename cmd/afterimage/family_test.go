@@ -23,11 +23,14 @@ func TestFamilies(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, dirs)
 	strategies := map[string]string{"flashvstream": "star", "internvl2": "pyramid", "videochat": "pyramid"}
-	u, err := ingest.ParseURL("sim://street?seed=5&length=40s")
+	u, err := ingest.ParseURL("sim://street?seed=5&minutes=1&pace=false")
 	require.NoError(t, err)
 	for _, d := range dirs {
 		t.Run(d.Name(), func(t *testing.T) {
 			a := &app{Settings: Settings{Model: filepath.Join(golden, d.Name()), Device: "cpu", Quant: "f32", Pixels: 96 * 96}, log: quiet}
+			if d.Name() == "videochat" {
+				a.Context = 1024 // its plain one is too short for so much as a few pictures with their times
+			}
 			m, err := loadMachine(a, place{})
 			require.NoError(t, err)
 			defer m.close(quiet)
@@ -55,9 +58,9 @@ func TestFamilies(t *testing.T) {
 			assert.Contains(t, text, "Is the <|im_end|> gate open?")
 			switch m.reading.Layout.(qa.Chat).Times {
 			case qa.Spoken:
-				assert.Regexp(t, `\n10:00:3\d:`, text)
+				assert.Regexp(t, `\n10:00:\d\d:`, text)
 			case qa.Numbered:
-				assert.Regexp(t, `Frame\d+ at 3\d\.\ds: `, text)
+				assert.Regexp(t, `Frame\d+ at \d+\.\ds: `, text)
 			}
 		})
 	}

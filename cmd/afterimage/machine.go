@@ -114,7 +114,7 @@ func loadMachine(a *app, p place) (_ *machine, err error) {
 	}
 	m.engine = engine
 	m.visual = m.family.visual(engine.Context(), p.gpu)
-	if m.reading, err = m.family.reading(files, enc, engine.Context()); err != nil {
+	if m.reading, err = m.family.reading(files, enc, engine); err != nil {
 		return nil, err
 	}
 	if m.attention, err = m.family.starAttention(files); err != nil {
