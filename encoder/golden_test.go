@@ -168,8 +168,14 @@ func TestPublished(t *testing.T) {
 						given, h, w = readGolden(t, "qwen2vl"), g.Grid[0], g.Grid[1]
 					}
 					if given.has("video.pixels") {
+						// Not quite our processor's: of Pillow 13, which resizes down before across where we follow older ones (Qwen2-VL), or by way
+						// of video_sampling's size (SmolVLM).
 						pixels, grid = given.processed(t, e.c, "video.pixels", units)
-						video = e.feed(t, units, grid, pixels)
+						exact := e.feed(t, units, grid, pixels)
+						if given == g {
+							assert.LessOrEqual(t, worst(t, exact[units-1].Data, video[units-1].Data), 0.1)
+						}
+						video = exact
 					}
 					assert.Equal(t, g.Grid, [2]int{h, w})
 					if g.Late {

@@ -81,7 +81,7 @@ func (f *pixelFamily) processor() (*processor, error) {
 		files[name] = &fstest.MapFile{Data: data}
 	}
 	t := f.Target
-	return readProcessor(files, target{Model: f.Model, Aspect: t.Aspect, Image: Size{t.Image[0], t.Image[1]}, Patch: t.Patch, Merge: t.Merge, Pair: t.Pair,
+	return readProcessor(files, target{Model: f.Model, Aspect: t.Aspect, Image: Size{t.Image[0], t.Image[1]}, Patch: t.Patch, Merge: t.Merge, Order: t.Merge, Pair: t.Pair,
 		Mean: clipMean, Std: clipStd, Pixels: t.Pixels})
 }
 
