@@ -207,7 +207,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"qwen2vl", "spatial_merge_size", 3, `encoder: config.json: spatial_merge_size 3 does not divide the 4x6 patches`},
 		{"qwen2vl", "temporal_patch_size", 4, `encoder: config.json: temporal_patch_size 4 is not supported, want 2`},
 		{"qwen2vl", "vision_pool", []int{2, 2}, `encoder: config.json: vision_pool [2 2] is not supported with patches that merge`},
-		{"siglip", "num_hidden_layers", 4, `encoder: load: weights: encoder.layers.3.layer_norm1.weight: missing`},
+		{"siglip", "num_hidden_layers", 4, `encoder: load: weights: model.safetensors: encoder.layers.3.layer_norm1.weight: missing`},
 	} {
 		t.Run(tt.want, func(t *testing.T) {
 			_, err := LoadFS(withConfig(t, "testdata/"+tt.dir, map[string]any{tt.key: tt.val}), dev, compute.F32)

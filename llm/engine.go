@@ -98,7 +98,14 @@ type LoadOptions struct {
 	Drafter  Drafter       // may be nil
 	Pages    int           // of K/V, 64 rows each, at least one context; 0: what the device thinks best
 	MaxQueue int           // questions that may wait; 0 is 64
-	Seed     uint64        // of LoadRandom's weights
+	// Context is how many positions a sequence may take; 0: what ReadConfig says. Less saves K/V memory. More is possible only for models
+	// with longrope (Phi-3 128k, VideoChat-Online), which then turn by the frequencies of their long context throughout; up to the original
+	// length they answer better with 0.
+	Context int
+	// Lean keeps device memory for others: weights are held once, K/V for one context unless Pages says more, and passes are of moderate
+	// size. For a model that fills most of a GPU.
+	Lean bool
+	Seed uint64 // of LoadRandom's weights
 }
 
 // Load reads a Hugging Face directory (config.json, tokenizer.json, safetensors) and prepares the model on dev, its products in
@@ -114,7 +121,7 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType, d Drafter) (*Engin
 
 // LoadWith is LoadFS with everything that can be chosen.
 func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err error) {
-	c, err := ReadConfig(fsys)
+	c, err := readConfig(fsys, o.Context)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +159,7 @@ func readTokenizer(fsys fs.FS, c *Config) (*tokenizer.Tokenizer, error) {
 // LoadRandom makes an engine of config.json alone, with random weights, to time what a model of that size takes. It knows no words:
 // prompts are Tokens and Visual rows, and an answer goes on until MaxTokens.
 func LoadRandom(fsys fs.FS, dev compute.Device, o LoadOptions) (*Engine, error) {
-	c, err := ReadConfig(fsys)
+	c, err := readConfig(fsys, o.Context)
 	if err != nil {
 		return nil, err
 	}
@@ -161,8 +168,11 @@ func LoadRandom(fsys fs.FS, dev compute.Device, o LoadOptions) (*Engine, error) 
 
 // load makes an engine of a decoder. ck is nil for random weights.
 func load(c *Config, tok *tokenizer.Tokenizer, eos []int32, dev compute.Device, o LoadOptions, ck *weights.Checkpoint) (*Engine, error) {
+	if c.tiedUnsaid && ck != nil {
+		c.Tied = !newCheckpoint(c, ck).hasHead()
+	}
 	dc := c.decoder(o.Weights, o.Pages)
-	dc.Seed = o.Seed
+	dc.Seed, dc.Lean = o.Seed, o.Lean
 	dec, err := newDecoder(dev, dc, c, ck)
 	if err != nil {
 		return nil, fmt.Errorf("llm: load: %w", err)
@@ -224,6 +234,9 @@ func stopTokens(fsys fs.FS, c *Config, tok *tokenizer.Tokenizer) ([]int32, error
 
 // Dim is the width that visual rows must have.
 func (e *Engine) Dim() int { return e.c.Hidden }
+
+// Axes is 3 where rows stand at positions of three axes (M-RoPE), which Part.Grid and Part.Positions say of visual rows, else 1.
+func (e *Engine) Axes() int { return e.c.axes() }
 
 // Context is the rows that a prompt and its answer may take together.
 func (e *Engine) Context() int { return e.c.Context }

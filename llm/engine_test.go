@@ -270,9 +270,9 @@ func TestLoadRefuses(t *testing.T) {
 		{"quantization_config", map[string]any{}, at + `quantization_config is not supported`},
 		{"eos_token_id", 300, at + `eos_token_id 300: 300 is outside the vocabulary of 300`},
 		{"vocab_size", 299, `llm: tokenizer.json has 300 tokens, config.json says vocab_size 299`},
-		{"num_hidden_layers", 3, `llm: load: weights: language_model.model.layers.2.input_layernorm.weight: missing`},
+		{"num_hidden_layers", 3, `llm: load: weights: model.safetensors: language_model.model.layers.2.input_layernorm.weight: missing`},
 		{"intermediate_size", 41, `llm: load: weights: model.safetensors: language_model.model.layers.0.mlp.gate_proj.weight: want [41 24], have [40 24]`},
-		{"tie_word_embeddings", false, `llm: load: weights: language_model.lm_head.weight: missing`},
+		{"tie_word_embeddings", false, `llm: load: weights: model.safetensors: language_model.lm_head.weight: missing`},
 	} {
 		t.Run(tt.want, func(t *testing.T) {
 			_, err := LoadFS(withConfig(t, map[string]any{tt.key: tt.val}), dev, compute.F32, nil)
@@ -294,7 +294,7 @@ func FuzzConfig(f *testing.F) {
 		f.Add(must(os.ReadFile("testdata/" + dir + "/config.json")))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := parseConfig(data)
+		c, err := parseConfig(data, 0)
 		if err != nil {
 			return
 		}

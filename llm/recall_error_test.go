@@ -95,7 +95,7 @@ func TestLoadRecallRefuses(t *testing.T) {
 		"transposed":             {changed("memory.bridge.frame_pos", compute.NewMatrix(28, 5)), "llm: weights: memory.safetensors: memory.bridge.frame_pos: want [5 28], have [28 5]"},
 		"fewer layers":           {field("layers", "4"), "llm: weights: memory.safetensors: memory.stream.layers.3.input_layernorm.weight: missing"},
 		"another width":          {with("config.json", []byte(strings.Replace(config, `"hidden_size": 28`, `"hidden_size": 32`, 1))), "embed_tokens.weight: want [1088 32], have [1088 28]"},
-		"no table":               {with("model.safetensors", tensors{"x": table}.file(plain)), "llm: weights: model.embed_tokens.weight: missing"},
+		"no table":               {with("model.safetensors", tensors{"x": table}.file(plain)), "llm: weights: model.safetensors: model.embed_tokens.weight: missing"},
 		"no tokenizer":           {with("tokenizer.json", nil), "llm: open tokenizer.json: file does not exist"},
 		"no segment token": {with("tokenizer.json", bytes.ReplaceAll(whole["tokenizer.json"].Data, []byte("<|segment|>"), []byte("<|nothing|>"))),
 			"llm: tokenizer.json: <|segment|> is not a special token"},
