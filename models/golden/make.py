@@ -269,7 +269,7 @@ class Case:
         return torch.cat([self.golden[p.of][p.at:p.at + p.n] for p in prompt if isinstance(p, Rows)])
 
     def finish(self):
-        g = self.golden
+        g, self.text = self.golden, {}
         for prefix, prompt, positions in (("", self.image, self.image_positions), ("video.", self.video, self.video_positions)):
             ids = self.ids(prompt)
             pos = positions(ids) if positions else None
@@ -277,13 +277,11 @@ class Case:
             g[prefix + "ids"], g[prefix + "logits"] = torch.tensor(ids), self.ref.logits(embeds, pos)
             if pos is not None:
                 g[prefix + "positions"] = pos
-            if not prefix:
-                unwanted = set(quiet(self.tok, g["logits"].shape[1]))
-                new = self.ref.greedy(embeds, pos, unwanted)
-                if new is None:
-                    return False
-                g["greedy"] = torch.tensor(new)
-                self.text = self.tok.decode(new)
+            new = self.ref.greedy(embeds, pos, set(quiet(self.tok, g[prefix + "logits"].shape[1])))
+            if new is None:
+                return False
+            g[prefix + "greedy"] = torch.tensor(new)
+            self.text[prefix + "greedy"] = self.tok.decode(new)
         if self.extra:
             more = self.extra(self)
             if more is None:
@@ -293,7 +291,8 @@ class Case:
         save_file({k: (v if k == "frames" else v.float()).contiguous().clone() for k, v in sorted(g.items())}, d / "golden.safetensors")
         write(d / "golden.json", {"family": self.name, "seed": self.seed, "made_with": {
             "torch": torch.__version__.split("+")[0], "transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
-            **self.info, "image_prompt": rendered(self.image), "video_prompt": rendered(self.video), "greedy": self.text})
+            **self.info, "image_prompt": rendered(self.image), "video_prompt": rendered(self.video), "greedy": self.text["greedy"],
+            "video_greedy": self.text["video.greedy"]})
         for file in d.iterdir():
             file.chmod(0o644)
         return True
@@ -907,7 +906,7 @@ def main():
             raise SystemExit(f"{name}: no seed whose greedy tokens are clear")
         size = sum(f.stat().st_size for f in (OUT / name).iterdir())
         n = [len(case.golden[k]) for k in ("ids", "video.ids")]
-        print(f"{name}: seed {seed}, {n[0]} and {n[1]} ids, {size} bytes, {case.text!r}")
+        print(f"{name}: seed {seed}, {n[0]} and {n[1]} ids, {size} bytes, {list(case.text.values())}")
 
 
 main()
