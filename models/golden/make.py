@@ -196,10 +196,12 @@ class SentencePiece:
 # Prompts: a list of strings (special tokens by their names) and of pictures, in order.
 
 class Rows:
-    """Rows [at, at+t*h*w) of golden tensor `of`, which stand for one picture or one video; `name` is the token that holds their places."""
+    """Rows [at, at+t*h*w) of golden tensor `of`, which stand for one picture or one video; `name` is the token that holds their places.
 
-    def __init__(self, of, at, grid, name):
-        self.of, self.at, self.grid, self.name = of, at, grid, name
+    `place` names the tensor that says where the rows stand relative to the first, for positions that do not follow from the grid."""
+
+    def __init__(self, of, at, grid, name, place=None):
+        self.of, self.at, self.grid, self.name, self.place = of, at, grid, name, place
         self.n = grid[0] * grid[1] * grid[2]
 
 
@@ -209,9 +211,12 @@ def rendered(prompt):
 
 def turns(*turns):
     """What golden.json says of a conversation: (role, text or Rows...)."""
-    return [{"role": role, "parts": [{"text": p} if isinstance(p, str) else {"visual": p.of, "from": p.at, "rows": p.n,
-                                                                             "grid": list(p.grid)} for p in parts]}
-            for role, *parts in turns]
+    def part(p):
+        if isinstance(p, str):
+            return {"text": p}
+        return {"visual": p.of, "from": p.at, "rows": p.n, "grid": list(p.grid)} | ({"positions": p.place} if p.place else {})
+
+    return [{"role": role, "parts": [part(p) for p in parts]} for role, *parts in turns]
 
 
 class Reference:
@@ -457,7 +462,8 @@ def qwen_family(name, seed, kind, text, vision, cls, dtype=torch.float32, shards
               "video.embeds": b.pooler_output}
     mh, mw = gh // 2, gw // 2
     rows = Rows("embeds", 0, (1, mh, mw), "<|image_pad|>")
-    video = Rows("video.embeds", 0, (2, mh, mw), "<|video_pad|>")
+    timed = name == "qwen25vl"  # its videos' times are not 0, 1, 2
+    video = Rows("video.embeds", 0, (2, mh, mw), "<|video_pad|>", "video.embeds.positions" if timed else None)
     wrap = lambda r, q: [f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|>", r,
                          f"<|vision_end|>{q}<|im_end|>\n<|im_start|>assistant\n"]
     ref = Reference(model.model.language_model, model.lm_head, model.get_input_embeddings(), axes=3)
@@ -469,7 +475,7 @@ def qwen_family(name, seed, kind, text, vision, cls, dtype=torch.float32, shards
             return model.model.get_rope_index(x, mm_token_type_ids=types, **{kind + "_grid_thw": grid}, **kw)[0][:, 0]
         return of
 
-    kw = {"second_per_grid_ts": torch.tensor([2.0])} if name == "qwen25vl" else {}  # pairs of frames at one frame a second
+    kw = {"second_per_grid_ts": torch.tensor([2.0])} if timed else {}  # pairs of frames at one frame a second
     case = Case(name, seed, tok, ref, golden, wrap(rows, QUESTION), wrap(video, QUESTION), {
         "unit": 2, "late": False, "grid": [mh, mw], "dim": text["hidden_size"], "patch_grid": [gh, gw],
         "image_turns": turns(("system", SYSTEM), ("user", rows, QUESTION)), "video_turns": turns(("system", SYSTEM),
@@ -479,6 +485,9 @@ def qwen_family(name, seed, kind, text, vision, cls, dtype=torch.float32, shards
                            (case.video, case.video_positions, dict(pixel_values_videos=moving, video_grid_thw=two) | kw)):
         ids = case.ids(prompt)
         types = torch.tensor([[1 if i == tid("<|image_pad|>") else 2 if i == tid("<|video_pad|>") else 0 for i in ids]])
+        if timed and prompt is case.video:
+            at = types[0] == 2
+            golden["video.embeds.positions"] = pos(ids)[:, at] - int(at.nonzero()[0])
         model.model.rope_deltas = None
         whole = model(input_ids=torch.tensor([ids]), mm_token_type_ids=types, **x).logits[0]
         check(whole, ref.logits(ref.embed(ids, case.hold(prompt), case.rows(prompt)), pos(ids)))
@@ -536,7 +545,7 @@ def flashvstreamqwen(seed):
         at += [torch.cat([torch.full((1, full // 4), q), cells(gh // 4, gw // 4)]) + full for q in times]
         rel = g["memory.positions"] = torch.cat(at, 1)
         advance = full + max(len(times) - 1, gh // 4 - 1, gw // 4 - 1) + 1
-        rows = Rows("memory.embeds", 0, (1, 1, rel.shape[1]), "<|video_pad|>")
+        rows = Rows("memory.embeds", 0, (1, 1, rel.shape[1]), "<|video_pad|>", "memory.positions")
         case.video = [case.video[0], rows, case.video[2]]
         case.info |= {"late": True, "dim": 40, "grid": [gh, gw], "advance": advance,
                       "video_turns": turns(("system", SYSTEM), ("user", rows, QUESTION))}
