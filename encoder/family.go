@@ -96,6 +96,13 @@ func (c *Config) visionOf(raw *rawConfig, m model) error {
 	if raw.Vision == nil {
 		return errors.New("vision_config must be given")
 	}
+	var t rawText // anything that has a model_type
+	if err := json.Unmarshal(raw.Vision, &t); err != nil {
+		return fmt.Errorf("vision_config: %w", err)
+	}
+	if f, ok := families[t.ModelType]; ok && (f.kind == qwen2) != (families[m.tower].kind == qwen2) {
+		return fmt.Errorf("vision_config.model_type %q is not supported in a model_type %q", t.ModelType, raw.ModelType)
+	}
 	return c.tower(raw.Vision, m, "vision_config.")
 }
 
@@ -123,10 +130,6 @@ func (c *Config) mlp(raw *rawConfig, width int) error {
 func (c *Config) afterimage(raw *rawConfig, m model) error {
 	if raw.Vision == nil || raw.Text == nil {
 		return errors.New("vision_config and text_config must be given")
-	}
-	var r rawVision
-	if err := json.Unmarshal(raw.Vision, &r); err == nil && families[r.ModelType].kind == qwen2 {
-		return fmt.Errorf("vision_config.model_type %q is not supported in an afterimage_vlm", r.ModelType)
 	}
 	if err := c.visionOf(raw, m); err != nil {
 		return err
@@ -166,9 +169,6 @@ func (c *Config) qwen(raw *rawConfig, m model) error {
 	if err := c.visionOf(raw, m); err != nil {
 		return err
 	}
-	if c.family.kind != qwen2 {
-		return fmt.Errorf("vision_config.model_type: a tower of another kind is not supported in a %s", raw.ModelType)
-	}
 	c.Late = m.late
 	c.Vision.Coarse = m.coarse
 	return nil
@@ -204,9 +204,6 @@ func (c *Config) llava(raw *rawConfig, m model) error {
 	}
 	if err := c.visionOf(raw, m); err != nil {
 		return err
-	}
-	if c.family.kind == qwen2 {
-		return fmt.Errorf("vision_config.model_type: a tower of that kind is not supported in a %s", raw.ModelType)
 	}
 	width, err := textWidth("text_config", raw.Text)
 	if err != nil {

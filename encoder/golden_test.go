@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"afterimage/ingest"
 	"afterimage/internal/compute"
 	"afterimage/internal/weights"
 )
@@ -45,6 +46,22 @@ func (g *golden) floats(t testing.TB, name string, shape ...int) []float32 {
 	data, err := g.ck.Floats(name, shape...)
 	require.NoError(t, err)
 	return data
+}
+
+func (g *golden) has(name string) bool { return g.ck.Has(name) }
+
+// frames are the pictures of a golden.
+func (g *golden) frames(t testing.TB) []ingest.Frame {
+	const n, h, w = 4, 33, 45
+	data := g.floats(t, "frames", n, h, w, 3)
+	frames := make([]ingest.Frame, n)
+	for i := range frames {
+		frames[i] = ingest.Frame{Index: int64(i), W: w, H: h, Pix: make([]byte, 3*h*w)}
+		for j := range frames[i].Pix {
+			frames[i].Pix[j] = byte(data[i*3*h*w+j])
+		}
+	}
+	return frames
 }
 
 // feed encodes n units whose patches are given, [n*patches, values], in the tower's order.
@@ -102,8 +119,11 @@ func (g *golden) processed(t testing.TB, c *Config, name string, n int) ([]float
 	return out, grid
 }
 
+// published are the published ones.
+var published = []string{"smolvlm", "qwen2vl", "qwen25vl", "flashvstreamqwen", "internvl2", "videochat", "llava15", "flashvstream", "onevision"}
+
 func TestPublished(t *testing.T) {
-	for _, family := range []string{"smolvlm", "qwen2vl"} {
+	for _, family := range published {
 		g := readGolden(t, family)
 		for name, open := range devices {
 			for as, tolerance := range map[compute.DType]float64{compute.F32: 5e-5, compute.BF16: 5e-2} {
@@ -136,9 +156,42 @@ func TestPublished(t *testing.T) {
 					require.NoError(t, err)
 					near(g.floats(t, "embeds", joined[0].Rows, width), joined...)
 
-					units := 4 / g.Unit
-					pixels, grid = g.processed(t, e.c, "video.pixels", units)
-					near(g.floats(t, "video.embeds", units*cells, width), e.feed(t, units, grid, pixels)...)
+					// All the way from pictures.
+					frames := g.frames(t)
+					units := len(frames) / g.Unit
+					h, w := e.Grid(frames[0].W, frames[0].H)
+					video, err := e.Encode(t.Context(), frames...)
+					require.NoError(t, err)
+					given := g
+					if family == "flashvstreamqwen" { // its golden's pictures have Qwen2-VL's size
+						assert.Zero(t, h%4+w%4, "the smaller copy of the picture merges too")
+						given, h, w = readGolden(t, "qwen2vl"), g.Grid[0], g.Grid[1]
+					}
+					if given.has("video.pixels") {
+						pixels, grid = given.processed(t, e.c, "video.pixels", units)
+						video = e.feed(t, units, grid, pixels)
+					}
+					assert.Equal(t, g.Grid, [2]int{h, w})
+					if g.Late {
+						near(g.floats(t, "video.features", units*cells, g.Dim), video...)
+					}
+					var grids []Rows
+					for _, m := range video {
+						grids = append(grids, Rows{h, w, m})
+					}
+					joined, err = e.Join(t.Context(), grids...)
+					require.NoError(t, err)
+					near(g.floats(t, "video.embeds", units*joined[0].Rows, width), joined...)
+					if g.has("pooled.features") {
+						joined, err = e.Join(t.Context(), Rows{h / 2, w / 2, compute.Matrix{Rows: cells / 4, Cols: g.Dim, Data: g.floats(t, "pooled.features", cells/4, g.Dim)}})
+						require.NoError(t, err)
+						near(g.floats(t, "pooled.embeds", joined[0].Rows, width), joined...)
+					}
+					if g.has("newline") {
+						near(g.floats(t, "newline", 1, width), e.Newline())
+					} else {
+						assert.Zero(t, e.Newline())
+					}
 				})
 			}
 		}

@@ -186,8 +186,8 @@ func (t *tower) loadHalving(l *weights.Loader, cells int) {
 		return
 	}
 	q, k := halving(g, t.halfHead, j.Inner/t.halfHead)
-	l.Put(&t.halfQ, q)
-	l.PutAs(&t.halfK, k, t.act) // ones and zeros; Attention wants it typed like what it reads
+	l.PutAs(&t.halfQ, q, t.act)
+	l.PutAs(&t.halfK, k, t.act)
 	l.Room(&t.halved, cells, j.Inner, t.act)
 }
 
