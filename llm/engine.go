@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -176,6 +177,9 @@ func load(c *Config, tok *tokenizer.Tokenizer, eos []int32, dev compute.Device, 
 	dec, err := newDecoder(dev, dc, c, ck)
 	if err != nil {
 		return nil, fmt.Errorf("llm: load: %w", err)
+	}
+	if ck != nil {
+		debug.FreeOSMemory() // what weights were read through, which is gigabytes for a large model
 	}
 	return newEngine(c, tok, eos, dec, o), nil
 }
