@@ -66,7 +66,8 @@ type Counters struct {
 
 	Pages, FreePages, CachedPages int // of K/V, 64 rows each: all, empty ones, and ones kept for prompts that begin alike
 	EvictedPages                  uint64
-	Bytes                         int64 // of device memory for weights and K/V
+	Bytes                         int64 // of device memory held, all together
+	WeightBytes, KVBytes          int64 // of that, weights and K/V; the rest is buffers
 }
 
 const (
@@ -211,7 +212,8 @@ func newEngine(c *Config, tok *tokenizer.Tokenizer, eos []int32, dec compute.Dec
 	return &Engine{c: c, tok: tok, eos: eos, s: newScheduler(dec, o.Drafter, c.Context, c.Vocab, o.MaxQueue)}
 }
 
-// stopTokens gathers every token that ends an answer: from the two configs and by our own name for it.
+// stopTokens gathers every token that ends an answer: from the two configs, and by the names that chat templates end a turn with. Configs of
+// models that were made out of others often name the other's alone.
 func stopTokens(fsys fs.FS, c *Config, tok *tokenizer.Tokenizer) ([]int32, error) {
 	eos := slices.Clone(c.EOS)
 	if raw, err := fs.ReadFile(fsys, "generation_config.json"); err == nil {
@@ -227,11 +229,13 @@ func stopTokens(fsys fs.FS, c *Config, tok *tokenizer.Tokenizer) ([]int32, error
 		}
 		eos = append(eos, more...)
 	}
-	if id, ok := tok.Special("<|eos|>"); ok {
-		eos = append(eos, id)
+	for _, name := range []string{"<|eos|>", "<|im_end|>", "<|end|>", "<end_of_utterance>"} {
+		if id, ok := tok.Special(name); ok {
+			eos = append(eos, id)
+		}
 	}
 	if len(eos) == 0 {
-		return nil, errors.New("no end-of-sequence token: neither eos_token_id nor <|eos|> is given")
+		return nil, errors.New("no end-of-sequence token: eos_token_id is not given, and none of the known names is a special token")
 	}
 	return eos, nil
 }
