@@ -102,17 +102,12 @@ func readFamily(t *testing.T, name string) family {
 	return f
 }
 
-// run is where n equal tokens, and no more, follow each other first.
+// run is where n equal tokens follow each other first.
 func run(ids []int32, n int) int {
-	for from := 0; from < len(ids); {
-		to := from
-		for to < len(ids) && ids[to] == ids[from] {
-			to++
-		}
-		if to-from == n {
+	for from := range len(ids) - n + 1 {
+		if !slices.ContainsFunc(ids[from:from+n], func(id int32) bool { return id != ids[from] }) {
 			return from
 		}
-		from = to
 	}
 	return -1
 }
