@@ -23,7 +23,9 @@ import (
 // meanEncoder gives each of 4x8 cells the mean brightness of the picture: enough for a memory to be made of.
 type meanEncoder struct{}
 
-func (meanEncoder) Grid() (h, w int) { return 4, 8 }
+func (meanEncoder) Grid(w, h int) (gridH, gridW int) { return 4, 8 }
+
+func (meanEncoder) Unit() int { return 1 }
 
 func (meanEncoder) Encode(_ context.Context, frames ...ingest.Frame) ([]compute.Matrix, error) {
 	var out []compute.Matrix

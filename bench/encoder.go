@@ -10,19 +10,19 @@ import (
 	"afterimage/qa"
 )
 
-// TimedEncoder is an encoder with what its rows are called after and the operations that one frame takes.
+// TimedEncoder is an encoder with what its rows are called after and the operations that it takes.
 type TimedEncoder struct {
 	qa.Encoder
 	Name  string
-	FLOPs float64
-	W, H  int // of the pictures that need no resizing
-	// Tower times passes of frames that the device has already, nothing being brought back.
-	Tower func(ctx context.Context, frames, reps int) (time.Duration, error)
+	FLOPs func(w, h int) float64 // of a unit of frames of such pictures; nil: not known
+	W, H  int                    // of the pictures that need no resizing
+	// Tower times passes of units of frames that the device has already, nothing being brought back.
+	Tower func(ctx context.Context, units, reps int) (time.Duration, error)
 }
 
 // EncoderOptions say how Encoder times. The zero value of a field means its default.
 type EncoderOptions struct {
-	Batches     []int // 1, 8, 32: frames encoded together
+	Batches     []int // 1, 8, 32: frames encoded together, or units of more than one
 	Repetitions int   // 7
 	Progress    func(what string)
 }
@@ -40,32 +40,36 @@ func Encoder(ctx context.Context, e TimedEncoder, top Ceilings, o EncoderOptions
 		o.Progress = func(string) {}
 	}
 	var rows []Row
-	add := func(what, shape string, rate float64) {
+	unit := e.Unit()
+	add := func(what, shape string, rate float64, w, h int) {
 		r := Row{What: what, Shape: shape, Value: figures(rate), Unit: unitFrames}
-		if e.FLOPs > 0 {
-			r.Ceiling = figures(top.FLOPs / e.FLOPs)
+		if e.FLOPs != nil {
+			r.Ceiling = figures(top.FLOPs / e.FLOPs(w, h) * float64(unit))
 		}
 		rows = append(rows, r)
 	}
 	whole := func(shape string, w, h, batch int) error {
 		o.Progress(shape)
-		rate, err := frameRate(ctx, e, noise(w, h, batch), o.Repetitions)
+		rate, err := frameRate(ctx, e, noise(w, h, batch*unit), o.Repetitions)
 		if err != nil {
 			return fmt.Errorf("bench: %s: %w", shape, err)
 		}
-		add("encoding pictures", shape, rate)
+		add("encoding pictures", shape, rate, w, h)
 		return nil
 	}
 	largest := 0
 	for _, n := range o.Batches {
 		shape := fmt.Sprintf("%s batch %d", e.Name, n)
+		if unit > 1 {
+			shape += fmt.Sprintf("x%d", unit)
+		}
 		if e.Tower != nil {
 			o.Progress(shape)
 			t, err := e.Tower(ctx, n, max(1, 64/n))
 			if err != nil {
 				return rows, fmt.Errorf("bench: %s: %w", shape, err)
 			}
-			add("encoding", shape, float64(n)/t.Seconds())
+			add("encoding", shape, float64(n*unit)/t.Seconds(), e.W, e.H)
 		}
 		if err := whole(shape, e.W, e.H, n); err != nil {
 			return rows, err

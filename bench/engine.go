@@ -143,15 +143,16 @@ func readFrames(ctx context.Context, o EngineOptions) ([]ingest.Frame, error) {
 	return frames, nil
 }
 
-// encode times frames in groups of four, as a busy watcher takes them, then some one by one, and returns the memory of them.
+// encode times frames in groups of four, as a busy watcher takes them, then some units one by one, and returns the memory of them.
 func (r *EngineReport) encode(ctx context.Context, rig Rig, frames []ingest.Frame) (*memorybank.Bank, error) {
 	const group = 4
+	unit := rig.Encoder.Unit()
+	frames = frames[:len(frames)/unit*unit]
 	if _, err := rig.Encoder.Encode(ctx, frames[:min(group, len(frames))]...); err != nil { // first touch of everything
 		return nil, fmt.Errorf("bench: %w", err)
 	}
 	bank := memorybank.New(Epoch(engineSeed), rig.Strategy())
 	var spent time.Duration
-	h, w := rig.Encoder.Grid()
 	for i := 0; i < len(frames); i += group {
 		batch := frames[i:min(i+group, len(frames))]
 		start := time.Now()
@@ -161,14 +162,16 @@ func (r *EngineReport) encode(ctx context.Context, rig Rig, frames []ingest.Fram
 			return nil, fmt.Errorf("bench: %w", err)
 		}
 		for j, m := range rows {
-			bank.Add(memorybank.Entry{At: batch[j].PTS, Grid: memorybank.Grid{H: h, W: w}, Tokens: m})
+			first := batch[j*unit]
+			h, w := rig.Encoder.Grid(first.W, first.H)
+			bank.Add(memorybank.Entry{At: first.PTS, Grid: memorybank.Grid{H: h, W: w}, Tokens: m})
 		}
 	}
 	r.EncodeFPS = round3(float64(len(frames)) / spent.Seconds())
 	var one []float64
-	for _, f := range frames[:min(21, len(frames))] {
+	for i := 0; i+unit <= min(21*unit, len(frames)); i += unit {
 		start := time.Now()
-		if _, err := rig.Encoder.Encode(ctx, f); err != nil {
+		if _, err := rig.Encoder.Encode(ctx, frames[i:i+unit]...); err != nil {
 			return nil, fmt.Errorf("bench: %w", err)
 		}
 		one = append(one, ms(time.Since(start)))

@@ -162,7 +162,7 @@ func Memory(ctx context.Context, rig Rig, o MemoryOptions) (*MemoryReport, error
 			o.Subjects = append(o.Subjects, b)
 		}
 	}
-	if err := o.check(rig); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	m := &memoryRun{rig: rig, o: o, streams: o.streams()}
@@ -208,8 +208,7 @@ func Memory(ctx context.Context, rig Rig, o MemoryOptions) (*MemoryReport, error
 	return r, nil
 }
 
-func (o *MemoryOptions) check(rig Rig) error {
-	h, w := rig.Encoder.Grid()
+func (o *MemoryOptions) check() error {
 	names := map[string]bool{}
 	for _, s := range o.Subjects {
 		switch {
@@ -230,8 +229,6 @@ func (o *MemoryOptions) check(rig Rig) error {
 		return fmt.Errorf("bench: %d bytes on disk: want at least %d", o.Disk, memorybank.MinBudget)
 	case len(o.Budgets) == 0:
 		return errors.New("bench: no budgets")
-	case slices.Min(o.Budgets) < h*w:
-		return fmt.Errorf("bench: a budget of %d visual tokens: one frame takes %d", slices.Min(o.Budgets), h*w)
 	case simulated && o.PerMinute < 1:
 		return errors.New("bench: want at least one question a minute")
 	case simulated && slices.Min(o.Lengths) < time.Minute:
@@ -437,6 +434,9 @@ func (m *memoryRun) follow(ctx context.Context, s memoryStream, f *feed, watched
 		return err
 	}
 	for e := range f.entries {
+		if least := slices.Min(m.o.Budgets); least < e.Tokens.Rows {
+			return fmt.Errorf("a budget of %d visual tokens: one frame takes %d", least, e.Tokens.Rows)
+		}
 		for len(asks) > 0 && e.At > asks[0].at && last >= 0 {
 			if err := ask(); err != nil {
 				return err

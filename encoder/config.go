@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"afterimage/internal/compute"
 )
@@ -16,28 +17,45 @@ type Size struct{ H, W int }
 type Config struct {
 	Vision    Vision
 	Pool      Size       // average pool over patches; 1x1 for none
-	Merge     int        // squares of Merge x Merge patches leave as one row, side by side before the projector; 1 for none
-	Projector *Projector // nil: rows leave in the vision tower's own space
-	Mean, Std [3]float32 // of pixel/255
+	Shuffle   int        // squares of Shuffle x Shuffle patches leave the tower side by side in one row (pixel shuffle); 1 for none
+	Join      *Join      // nil: rows leave in the vision tower's own space
+	Late      bool       // the memory is kept before the join
+	Mean, Std [3]float32 // of pixel/255, where the processor's file does not say
+	model     string     // model_type, "" for a tower alone
+	aspect    string     // image_aspect_ratio
 	family    family
 }
 
-// Vision is a pre-norm vision transformer of the CLIP and SigLIP kind.
+// Vision is a pre-norm vision transformer.
 type Vision struct {
 	Hidden, Layers, Heads, MLP int
 	PatchSize                  int
-	Image                      Size
+	Image                      Size // the tower's picture; where Dynamic, one of a usual size
+	Dynamic                    bool // pictures keep their shape and, within limits, their size
+	Coarse                     bool // where Dynamic: a side is a multiple of two rows' worth of patches, not of one's
+	Pair                       bool // a unit is two pictures: one row of patches looks at both
 	Act                        compute.Activation
+	Gated                      bool // the MLP is silu(gate) * up
+	RMS                        bool // norms are RMSNorm
 	Eps                        float32
 	Run                        int  // layers to run: fewer than Layers when an earlier hidden state is taken
 	PostNorm                   bool // post_layernorm after the last layer run
 	QKVBias                    bool
+	Window                     int   // patches along a side of the squares within which most layers attend; 0: all layers attend to all
+	Full                       []int // with Window: the layers that attend to all
 }
 
-// Projector maps a row of the vision tower to the language model's space: linear, activation, linear. Inner is the width between.
-type Projector struct {
-	Dim, Inner int
-	Act        compute.Activation
+// Join maps rows of the vision tower to the language model's space: [norm,] linear, activation, linear, or one linear alone.
+type Join struct {
+	Dim   int // of the language model
+	Inner int // width between the two products; 0: there is one product
+	Act   compute.Activation
+	Bias  bool
+	Merge int  // squares of Merge x Merge rows become one, side by side, after the norm; 1 for none
+	Norm  bool // of every row first, with Eps
+	Eps   float32
+	Half  bool // the grid shrinks to half, bilinearly, between the activation and the second product (with which that commutes)
+	names joinNames
 }
 
 var activations = map[string]compute.Activation{"gelu": compute.GELU, "gelu_pytorch_tanh": compute.GELUTanh, "quick_gelu": compute.QuickGELU}
@@ -60,14 +78,16 @@ type rawVision struct {
 	Act       string          `json:"hidden_act"`
 	Eps       *float32        `json:"layer_norm_eps"`
 
-	// InternVL's own.
+	// InternVL's own: the first four as transformers has them, then as OpenGVLab published them.
 	AttentionBias bool   `json:"attention_bias"`
 	QKNorm        bool   `json:"use_qk_norm"`
-	NormType      string `json:"norm_type"`
 	MeanPooling   *bool  `json:"use_mean_pooling"`
 	Absolute      *bool  `json:"use_absolute_position_embeddings"`
+	NormType      string `json:"norm_type"`
+	QKVBias       *bool  `json:"qkv_bias"`
+	QKNormalize   bool   `json:"qk_normalization"`
 
-	// Qwen2-VL's own, which calls the language model's width hidden_size.
+	// Qwen2-VL's own, whose hidden_size is the language model's width, and Qwen2.5-VL's, which has out_hidden_size for that.
 	Depth     int             `json:"depth"`
 	EmbedDim  int             `json:"embed_dim"`
 	NumHeads  int             `json:"num_heads"`
@@ -76,25 +96,53 @@ type rawVision struct {
 	InChans2  *int            `json:"in_chans"`
 	MergeSize *int            `json:"spatial_merge_size"`
 	Temporal  json.RawMessage `json:"temporal_patch_size"`
+	OutHidden int             `json:"out_hidden_size"`
+	Window    int             `json:"window_size"`
+	Full      []int           `json:"fullatt_block_indexes"`
+	Rope      struct {
+		Theta *float64 `json:"rope_theta"`
+	} `json:"rope_parameters"`
 }
 
 type rawConfig struct {
-	ModelType string     `json:"model_type"`
-	Vision    *rawVision `json:"vision_config"`
-	Text      *struct {
-		Hidden int `json:"hidden_size"`
-	} `json:"text_config"`
-	Layer    *int      `json:"vision_feature_layer"`
-	Strategy *string   `json:"vision_feature_select_strategy"`
-	Act      string    `json:"projector_hidden_act"`
-	Pool     []int     `json:"vision_pool"`
-	Mean     []float32 `json:"image_mean"`
-	Std      []float32 `json:"image_std"`
-	Bias     *bool     `json:"multimodal_projector_bias"`
-	Quant    any       `json:"quantization_config"`
+	ModelType string          `json:"model_type"`
+	Vision    json.RawMessage `json:"vision_config"`
+	Text      *rawText        `json:"text_config"`
+	LLM       *rawText        `json:"llm_config"` // InternVL's
+	Layer     *int            `json:"vision_feature_layer"`
+	Strategy  *string         `json:"vision_feature_select_strategy"`
+	Act       string          `json:"projector_hidden_act"`
+	Pool      []int           `json:"vision_pool"`
+	Mean      []float32       `json:"image_mean"`
+	Std       []float32       `json:"image_std"`
+	Bias      *bool           `json:"multimodal_projector_bias"`
+	Quant     any             `json:"quantization_config"`
+
+	ScaleFactor int `json:"scale_factor"` // SmolVLM's
+
+	// InternVL's.
+	Downsample  float64 `json:"downsample_ratio"`
+	PS          string  `json:"ps_version"`
+	SelectLayer *int    `json:"select_layer"`
+
+	// The older LLaVA's, and Flash-VStream's.
+	Hidden       int    `json:"hidden_size"` // of the language model
+	MMTower      string `json:"mm_vision_tower"`
+	MMHidden     int    `json:"mm_hidden_size"`
+	MMLayer      *int   `json:"mm_vision_select_layer"`
+	MMFeature    string `json:"mm_vision_select_feature"`
+	MMProjector  string `json:"mm_projector_type"`
+	CompressType string `json:"compress_type"`
+	CompressSize int    `json:"compress_size"`
+	Aspect       string `json:"image_aspect_ratio"`
 }
 
-// ReadConfig reads config.json of a model directory: an afterimage_vlm, or a vision tower alone.
+type rawText struct {
+	ModelType string `json:"model_type"`
+	Hidden    int    `json:"hidden_size"`
+}
+
+// ReadConfig reads config.json of a model directory: one of the models that family.go lists, or a vision tower alone.
 func ReadConfig(fsys fs.FS) (*Config, error) {
 	raw, err := fs.ReadFile(fsys, "config.json")
 	if err != nil {
@@ -115,45 +163,43 @@ func parseConfig(data []byte) (*Config, error) {
 	if raw.Quant != nil {
 		return nil, errors.New("quantization_config is not supported")
 	}
-	prefix := "vision_config."
-	vision := raw.Vision
-	switch _, tower := families[raw.ModelType]; {
-	case raw.ModelType == "afterimage_vlm":
-		if vision == nil || raw.Text == nil {
-			return nil, errors.New("vision_config and text_config must be given")
-		}
-	case tower:
-		prefix, vision = "", new(rawVision)
-		if err := json.Unmarshal(data, vision); err != nil {
+	if string(raw.Vision) == "null" {
+		raw.Vision = nil
+	}
+	c := &Config{Pool: Size{1, 1}, Shuffle: 1}
+	m, ok := models[raw.ModelType]
+	if _, tower := families[raw.ModelType]; tower && (!ok || raw.Vision == nil) {
+		if err := c.tower(data, model{}, ""); err != nil {
 			return nil, err
 		}
-	default:
+		if err := c.whole(); err != nil {
+			return nil, err
+		}
+		return c, c.features(&raw)
+	}
+	if !ok {
 		return nil, fmt.Errorf("model_type %q is not supported", raw.ModelType)
 	}
-	c := &Config{}
-	if err := c.vision(vision); err != nil {
-		return nil, fmt.Errorf("%s%w", prefix, err)
-	}
-	if err := c.features(&raw); err != nil {
+	c.model, c.aspect = raw.ModelType, raw.Aspect
+	if err := m.read(c, &raw, m); err != nil {
 		return nil, err
 	}
-	if raw.Text != nil && raw.ModelType == "afterimage_vlm" {
-		if c.Projector != nil {
-			return nil, fmt.Errorf("vision_config.model_type %q is not supported in an afterimage_vlm", vision.ModelType)
-		}
-		if err := between("text_config.hidden_size", raw.Text.Hidden, maxDim); err != nil {
-			return nil, err
-		}
-		if raw.Bias != nil && !*raw.Bias {
-			return nil, errors.New("multimodal_projector_bias false is not supported")
-		}
-		act, ok := activations[raw.Act]
-		if !ok {
-			return nil, fmt.Errorf("projector_hidden_act %q is not supported", raw.Act)
-		}
-		c.Projector = &Projector{Dim: raw.Text.Hidden, Inner: raw.Text.Hidden, Act: act}
+	return c, c.features(&raw)
+}
+
+// tower reads a vision_config, whose fields have the given prefix in errors, over what m says of fields that are not there.
+func (c *Config) tower(data json.RawMessage, m model, prefix string) error {
+	r := m.vision
+	if err := json.Unmarshal(data, &r); err != nil {
+		return fmt.Errorf("%s%w", prefix, err)
 	}
-	return c, nil
+	if m.tower != "" && slices.Contains(m.aliases, r.ModelType) {
+		r.ModelType = m.tower
+	}
+	if err := c.vision(&r); err != nil {
+		return fmt.Errorf("%s%w", prefix, err)
+	}
+	return nil
 }
 
 func (c *Config) vision(r *rawVision) error {
@@ -162,7 +208,7 @@ func (c *Config) vision(r *rawVision) error {
 		return fmt.Errorf("model_type %q is not supported", r.ModelType)
 	}
 	c.family, c.Mean, c.Std = f, f.mean, f.std
-	c.Merge = 1
+	v := &c.Vision
 	if f.kind == qwen2 {
 		if err := c.qwen2(r); err != nil {
 			return err
@@ -193,19 +239,16 @@ func (c *Config) vision(r *rawVision) error {
 	if r.Hidden%r.Heads != 0 {
 		return fmt.Errorf("num_attention_heads %d does not divide hidden_size %d", r.Heads, r.Hidden)
 	}
-	if image.H < patch || image.W < patch || image.H%patch != 0 || image.W%patch != 0 {
-		return fmt.Errorf("patch_size %d does not divide image_size %dx%d", patch, image.H, image.W)
-	}
-	if image.H/patch%c.Merge != 0 || image.W/patch%c.Merge != 0 {
-		return fmt.Errorf("spatial_merge_size %d does not divide the %dx%d patches", c.Merge, image.H/patch, image.W/patch)
-	}
-	if f.kind == qwen2 && r.Hidden/r.Heads%4 != 0 {
-		return fmt.Errorf("heads of %d cannot turn by height and width", r.Hidden/r.Heads)
+	if image.H < patch || image.W < patch {
+		return fmt.Errorf("patch_size %d is larger than image_size %dx%d", patch, image.H, image.W)
 	}
 	if r.Act == "" {
 		r.Act = f.act
 	}
 	act, ok := activations[r.Act]
+	if v.Gated {
+		ok = r.Act == "silu"
+	}
 	if !ok {
 		return fmt.Errorf("hidden_act %q is not supported", r.Act)
 	}
@@ -216,70 +259,118 @@ func (c *Config) vision(r *rawVision) error {
 	if !(eps >= 0 && eps < 1) {
 		return fmt.Errorf("layer_norm_eps %g is out of range", eps)
 	}
-	c.Vision = Vision{Hidden: r.Hidden, Layers: r.Layers, Heads: r.Heads, MLP: r.MLP, PatchSize: patch, Image: image,
-		Act: act, Eps: eps, Run: r.Layers, PostNorm: f.postNorm, QKVBias: true}
-	if f.kind == intern {
-		switch {
-		case r.QKNorm:
-			return errors.New("use_qk_norm true is not supported")
-		case r.NormType != "" && r.NormType != "layer_norm":
-			return fmt.Errorf("norm_type %q is not supported", r.NormType)
-		case r.Absolute != nil && !*r.Absolute:
-			return errors.New("use_absolute_position_embeddings false is not supported")
+	v.Hidden, v.Layers, v.Heads, v.MLP, v.PatchSize, v.Image = r.Hidden, r.Layers, r.Heads, r.MLP, patch, image
+	v.Act, v.Eps, v.Run, v.PostNorm, v.QKVBias = act, eps, r.Layers, f.postNorm, true
+	switch f.kind {
+	case intern:
+		return c.intern(r)
+	case qwen2:
+		if r.Hidden/r.Heads%4 != 0 {
+			return fmt.Errorf("heads of %d cannot turn by height and width", r.Hidden/r.Heads)
 		}
-		c.Vision.QKVBias = r.AttentionBias
-		c.Vision.PostNorm = r.MeanPooling != nil && !*r.MeanPooling
+		if v.Window > 0 {
+			side := patch * c.Join.Merge
+			if v.Window%side != 0 {
+				return fmt.Errorf("window_size %d is not a multiple of %d, which one row covers", v.Window, side)
+			}
+			v.Window /= patch
+		}
 	}
 	return nil
 }
 
-// qwen2 reads what Qwen2-VL names differently. A frame is a still picture to it, the same twice in time; pictures are resized to
-// image_size, 448 unless the config adds one.
+func (c *Config) intern(r *rawVision) error {
+	switch {
+	case r.QKNorm:
+		return errors.New("use_qk_norm true is not supported")
+	case r.QKNormalize:
+		return errors.New("qk_normalization true is not supported")
+	case r.NormType != "" && r.NormType != "layer_norm":
+		return fmt.Errorf("norm_type %q is not supported", r.NormType)
+	case r.Absolute != nil && !*r.Absolute:
+		return errors.New("use_absolute_position_embeddings false is not supported")
+	}
+	c.Vision.QKVBias = r.AttentionBias
+	if c.family.published {
+		c.Vision.QKVBias = r.QKVBias == nil || *r.QKVBias
+	}
+	c.Vision.PostNorm = r.MeanPooling != nil && !*r.MeanPooling
+	return nil
+}
+
+// qwen2 reads what Qwen2-VL and Qwen2.5-VL name differently.
 func (c *Config) qwen2(r *rawVision) error {
-	c.Projector = &Projector{Dim: r.Hidden, Act: compute.GELU}
-	c.Merge = 2
+	j := &Join{Dim: r.Hidden, Act: compute.GELU, Bias: true, Merge: 2, Norm: true, Eps: 1e-6, names: mergerNames}
+	c.Join = j
+	v := &c.Vision
+	v.Dynamic, v.Pair = true, true
 	if r.MergeSize != nil {
-		c.Merge = *r.MergeSize
+		j.Merge = *r.MergeSize
 	}
-	if err := errors.Join(between("hidden_size", r.Hidden, maxDim), between("spatial_merge_size", c.Merge, 16), between("embed_dim", r.EmbedDim, maxDim)); err != nil {
+	if c.family.windows { // Qwen2.5
+		r.EmbedDim, j.Dim, v.Window, v.Full, v.Gated, v.RMS = r.Hidden, r.OutHidden, r.Window, r.Full, true, true
+		if err := errors.Join(between("out_hidden_size", j.Dim, maxDim), between("window_size", r.Window, 1<<14)); err != nil {
+			return err
+		}
+		for _, at := range v.Full {
+			if at < 0 {
+				return fmt.Errorf("fullatt_block_indexes %v: want no negative ones", v.Full)
+			}
+		}
+	} else {
+		if r.MLPRatio == 0 {
+			r.MLPRatio = 4
+		}
+		if !(r.MLPRatio > 0 && r.MLPRatio <= 64) {
+			return fmt.Errorf("mlp_ratio %g is out of range", r.MLPRatio)
+		}
+		if err := errors.Join(between("hidden_size", r.Hidden, maxDim), between("embed_dim", r.EmbedDim, maxDim)); err != nil {
+			return err
+		}
+		r.MLP = int(float64(r.EmbedDim) * r.MLPRatio)
+	}
+	if err := between("spatial_merge_size", j.Merge, 16); err != nil {
 		return err
-	}
-	if r.MLPRatio == 0 {
-		r.MLPRatio = 4
-	}
-	if !(r.MLPRatio > 0 && r.MLPRatio <= 64) {
-		return fmt.Errorf("mlp_ratio %g is out of range", r.MLPRatio)
 	}
 	if t := string(r.Temporal); t != "" && t != "2" {
 		return fmt.Errorf("temporal_patch_size %s is not supported, want 2", t)
 	}
-	if r.ImageSize == nil {
-		r.ImageSize = json.RawMessage("448")
+	if t := r.Rope.Theta; t != nil && *t != rotaryBase {
+		return fmt.Errorf("rope_parameters.rope_theta %g is not supported, want %d", *t, rotaryBase)
 	}
 	if r.InChans2 != nil {
 		r.InChans = r.InChans2
 	}
-	r.Hidden, r.Layers, r.Heads, r.MLP, r.Channels = r.EmbedDim, r.Depth, r.NumHeads, int(float64(r.EmbedDim)*r.MLPRatio), r.InChans
-	c.Projector.Inner = r.Hidden * c.Merge * c.Merge
+	r.ImageSize = json.RawMessage("448")
+	r.Hidden, r.Layers, r.Heads, r.Channels = r.EmbedDim, r.Depth, r.NumHeads, r.InChans
+	j.Inner = r.Hidden * j.Merge * j.Merge
 	return nil
 }
 
+// takeLayer ends the tower after a layer in Hugging Face's numbering: 0 is the embedding, -1 the last layer's result, never normalised.
+func (c *Config) takeLayer(name string, layer int) error {
+	run := layer
+	if run < 0 {
+		run += c.Vision.Layers + 1
+	}
+	if run < 0 || run > c.Vision.Layers {
+		return fmt.Errorf("%s %d is out of range, the tower has %d layers", name, layer, c.Vision.Layers)
+	}
+	c.Vision.Run, c.Vision.PostNorm = run, false
+	return nil
+}
+
+// features reads what follows the tower, and checks the whole.
 func (c *Config) features(raw *rawConfig) error {
-	if raw.Layer != nil { // Hugging Face numbering: 0 is the embedding, -1 the last layer's result, never normalised
-		run := *raw.Layer
-		if run < 0 {
-			run += c.Vision.Layers + 1
+	if raw.Layer != nil {
+		if err := c.takeLayer("vision_feature_layer", *raw.Layer); err != nil {
+			return err
 		}
-		if run < 0 || run > c.Vision.Layers {
-			return fmt.Errorf("vision_feature_layer %d is out of range, the tower has %d layers", *raw.Layer, c.Vision.Layers)
-		}
-		c.Vision.Run, c.Vision.PostNorm = run, false
 	}
 	if s := raw.Strategy; s != nil && *s != "default" && (*s != "full" || c.family.class) {
 		return fmt.Errorf("vision_feature_select_strategy %q is not supported", *s)
 	}
-	c.Pool = Size{1, 1}
-	if raw.Pool != nil && c.Merge > 1 {
+	if raw.Pool != nil && c.square() > 1 {
 		return fmt.Errorf("vision_pool %v is not supported with patches that merge", raw.Pool)
 	}
 	if raw.Pool != nil {
@@ -288,9 +379,12 @@ func (c *Config) features(raw *rawConfig) error {
 		}
 		c.Pool = Size{raw.Pool[0], raw.Pool[1]}
 	}
-	g := c.patchGrid()
+	g := c.patchGrid(c.Vision.Image)
 	if c.Pool.H < 1 || c.Pool.W < 1 || g.H%c.Pool.H != 0 || g.W%c.Pool.W != 0 {
 		return fmt.Errorf("vision_pool %dx%d does not divide the %dx%d patches", c.Pool.H, c.Pool.W, g.H, g.W)
+	}
+	if s := c.square(); !c.Vision.Dynamic && (g.H%s != 0 || g.W%s != 0) {
+		return fmt.Errorf("squares of %dx%d do not divide the %dx%d patches", s, s, g.H, g.W)
 	}
 	for _, v := range []struct {
 		name string
@@ -313,21 +407,70 @@ func (c *Config) features(raw *rawConfig) error {
 	return nil
 }
 
-func (c *Config) patchGrid() Size {
-	return Size{c.Vision.Image.H / c.Vision.PatchSize, c.Vision.Image.W / c.Vision.PatchSize}
-}
-
-func (c *Config) grid() Size {
-	g := c.patchGrid()
-	return Size{g.H / c.Pool.H / c.Merge, g.W / c.Pool.W / c.Merge}
-}
-
-func (c *Config) dim() int {
-	if c.Projector != nil {
-		return c.Projector.Dim
+// square is the side of the squares of patches that end in one row side by side.
+func (c *Config) square() int {
+	if c.Join == nil {
+		return c.Shuffle
 	}
-	return c.Vision.Hidden
+	return c.Shuffle * c.Join.Merge
 }
+
+// whole refuses a picture that is not made of whole patches, which is right where it is an average of the frame.
+func (c *Config) whole() error {
+	v := c.Vision
+	if v.Image.H%v.PatchSize != 0 || v.Image.W%v.PatchSize != 0 {
+		return fmt.Errorf("patch_size %d does not divide image_size %dx%d", v.PatchSize, v.Image.H, v.Image.W)
+	}
+	return nil
+}
+
+// target is what a processor must know of the model.
+func (c *Config) target(pixels int) target {
+	v := c.Vision
+	t := target{Model: c.model, Aspect: c.aspect, Image: v.Image, Patch: v.PatchSize, Merge: c.square(), Order: c.side(), Mean: c.Mean, Std: c.Std}
+	if v.Pair {
+		t.Pair = 2
+	}
+	if v.Dynamic {
+		t.Pixels = pixels
+	}
+	return t
+}
+
+// patchGrid is how many whole patches a picture of the tower has; what is over at its right and bottom is not looked at.
+func (c *Config) patchGrid(picture Size) Size {
+	return Size{picture.H / c.Vision.PatchSize, picture.W / c.Vision.PatchSize}
+}
+
+// grid is how many rows patches become, as Encode leaves them.
+func (c *Config) grid(patches Size) Size {
+	g := Size{patches.H / c.Pool.H / c.Shuffle, patches.W / c.Pool.W / c.Shuffle}
+	if !c.Late {
+		g = c.joined(g)
+	}
+	return g
+}
+
+// joined is how many rows a grid is after the join.
+func (c *Config) joined(g Size) Size {
+	if j := c.Join; j != nil {
+		g.H, g.W = g.H/j.Merge, g.W/j.Merge
+		if j.Half {
+			g.H, g.W = (g.H+1)/2, (g.W+1)/2
+		}
+	}
+	return g
+}
+
+// dim is the length of a row as Encode leaves it; width that as the join takes it.
+func (c *Config) dim() int {
+	if c.Join == nil || c.Late {
+		return c.width()
+	}
+	return c.Join.Dim
+}
+
+func (c *Config) width() int { return c.Vision.Hidden * c.Shuffle * c.Shuffle }
 
 func imageSize(raw json.RawMessage) (Size, error) {
 	var side int

@@ -1,5 +1,5 @@
 // Package encoder turns pictures into rows of numbers that a language model reads as if they were words. There is one type that
-// matters, an Encoder: a vision transformer, pool and projector on a device. A Frame is encoded once, when it arrives.
+// matters, an Encoder: a vision transformer, pool and join on a device. A Frame is encoded once, when it arrives.
 package encoder
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 
 	"afterimage/ingest"
@@ -15,8 +16,9 @@ import (
 	"afterimage/internal/weights"
 )
 
-// batch is the frames of one pass: enough rows to keep a device busy, few enough that a language model sharing it waits briefly.
-// wideBatch is that of a device which computes in bfloat16, and so has thousands of units to keep busy.
+// batch is the units of one pass: enough rows to keep a device busy, few enough that a language model sharing it waits briefly.
+// wideBatch is that of a device which computes in bfloat16, and so has thousands of units to keep busy. Where pictures are of any size,
+// so many of DefaultPixels are meant: a pass is more of smaller ones and fewer of larger ones.
 const (
 	batch     = 4
 	wideBatch = 32
@@ -25,36 +27,51 @@ const (
 // Encoder is safe for concurrent use: frames that wait, of whichever callers, share passes in the order they came. It has device
 // memory, so it must be closed, before its device.
 type Encoder struct {
-	c   *Config
-	dev compute.Device
+	c       *Config
+	p       *processor
+	dev     compute.Device
+	largest Size           // most patches of a picture; of what shape does not matter
+	newline compute.Matrix // see Newline
 
 	mu      sync.Mutex // guards waiting
-	waiting []*request // that have frames no pass took yet, oldest first
+	waiting []unit     // that no pass took yet, oldest first
 
-	turn    chan struct{} // holding its one slot is owning all below
-	arena   compute.Arena // nil once closed
-	t       tower
-	resize  *resizer       // for the size of the last frame
-	patcher bool           // the device makes patches itself; else they are made here, before its turn
-	staging compute.Matrix // patches of a batch, on the host
+	turn  chan struct{} // holding its one slot is owning all below
+	arena compute.Arena // nil once closed
+	t     tower
 }
+
+// unit is some consecutive frames of a request that become one matrix.
+type unit struct {
+	r       *request
+	i       int  // which of its units
+	picture Size // that its frames become
+}
+
+func (u unit) frames(n int) []ingest.Frame { return u.r.frames[u.i*n : (u.i+1)*n] }
 
 // request is one Encode call. Whoever holds the turn works on it; its caller reads it once done is closed.
 type request struct {
 	ctx    context.Context
 	frames []ingest.Frame
-	rows   compute.Matrix // [len(frames)*cells, dim]; made by the first pass that fills any of it
-	next   int            // first frame that no pass took yet
-	left   int            // frames that no pass has ended with
+	grids  []Size           // of its units' rows
+	out    []compute.Matrix // of its units, one after another in memory; made by the first pass that fills any of it
+	left   int              // units that no pass has ended with
 	err    error
 	done   chan struct{}
 }
 
-// share is what one pass takes of a request.
-type share struct {
-	r        *request
-	from, to int
+// Options are what can be chosen when an encoder is loaded.
+type Options struct {
+	Weights compute.DType
+	Pixels  int // most pixels of one picture for towers of dynamic size (Qwen2-VL); 0: DefaultPixels
 }
+
+// DefaultPixels is 448 x 448: 256 rows of Qwen2-VL, and what Flash-VStream was trained with.
+const DefaultPixels = 448 * 448
+
+// maxPixels keeps buffers within reason: Qwen2-VL's own limit.
+const maxPixels = 16384 * 28 * 28
 
 // Load reads a Hugging Face directory and prepares the model on dev with weights held as the given type.
 func Load(dir string, dev compute.Device, as compute.DType) (*Encoder, error) {
@@ -62,9 +79,27 @@ func Load(dir string, dev compute.Device, as compute.DType) (*Encoder, error) {
 }
 
 // LoadFS is Load from any file system, such as one embedded in the program.
-func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err error) {
+func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (*Encoder, error) {
+	return LoadWith(fsys, dev, Options{Weights: as})
+}
+
+// LoadWith is LoadFS with everything that can be chosen.
+func LoadWith(fsys fs.FS, dev compute.Device, o Options) (_ *Encoder, err error) {
 	c, err := ReadConfig(fsys)
 	if err != nil {
+		return nil, err
+	}
+	e := &Encoder{c: c, dev: dev, t: tower{c: c, batch: batch, act: dev.Activations(o.Weights)}, turn: make(chan struct{}, 1)}
+	if e.t.act == compute.BF16 {
+		e.t.batch = wideBatch
+	}
+	if o.Pixels == 0 {
+		o.Pixels = DefaultPixels
+	}
+	if err := e.size(o.Pixels); err != nil {
+		return nil, fmt.Errorf("encoder: %w", err)
+	}
+	if e.p, err = readProcessor(fsys, c.target(o.Pixels)); err != nil {
 		return nil, err
 	}
 	ck, err := weights.Open(fsys)
@@ -72,47 +107,117 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType) (_ *Encoder, err e
 		return nil, fmt.Errorf("encoder: %w", err)
 	}
 	defer func() { err = errors.Join(err, ck.Close()) }()
-	e := &Encoder{c: c, dev: dev, t: tower{c: c, batch: batch, act: dev.Activations(as)}, turn: make(chan struct{}, 1)}
-	if e.t.act == compute.BF16 {
-		e.t.batch = wideBatch
-	}
 	l := weights.NewLoader(ck, dev)
-	e.t.load(l, ck, as)
+	e.t.load(l, ck, o.Weights, e.largest)
+	if j := c.Join; j != nil && j.names.newline != "" {
+		name := where(ck, j.names.prefixes, j.names.newline) + j.names.newline
+		e.newline = compute.Matrix{Rows: 1, Cols: j.Dim, Data: l.Floats(name, j.Dim)}
+	}
 	if e.arena, err = l.Finish(context.Background()); err != nil {
 		return nil, fmt.Errorf("encoder: load: %w", err)
-	}
-	err = dev.Run(context.Background(), func(ops compute.Ops) {
-		_, e.patcher = ops.(compute.Patcher)
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("encoder: load: %w", err), e.arena.Close())
-	}
-	if g, ps := c.patchGrid(), c.Vision.PatchSize; !e.patcher {
-		e.staging = compute.NewMatrix(e.t.batch*g.H*g.W, 3*ps*ps)
 	}
 	return e, nil
 }
 
-// Grid returns the height and width of the rows of one frame; Dim their length.
-func (e *Encoder) Grid() (h, w int) { g := e.c.grid(); return g.H, g.W }
+// size settles how many patches a picture and a pass may have.
+func (e *Encoder) size(pixels int) error {
+	v := e.c.Vision
+	e.largest = e.c.patchGrid(v.Image)
+	usual := e.largest.H * e.largest.W
+	e.t.rows = e.t.batch * usual
+	if !v.Dynamic {
+		return nil
+	}
+	if pixels < 0 || pixels > maxPixels {
+		return fmt.Errorf("pictures of %d pixels: want at most %d", pixels, maxPixels)
+	}
+	most := pixels / (v.PatchSize * v.PatchSize)
+	if side := e.c.rowSide(); most < side*side {
+		return fmt.Errorf("pictures of %d pixels: one row takes %d", pixels, side*side*v.PatchSize*v.PatchSize)
+	}
+	units := min(e.t.batch, max(1, e.t.batch*usual/most))
+	e.t.rows = units * most
+	if v.Coarse { // the second rounding of sides may go up: a picture may be twice as large at worst, when it is very narrow
+		most *= 2
+		e.t.rows = max(e.t.rows, most)
+	}
+	e.largest = Size{1, most}
+	return nil
+}
 
-// Dim returns the length of a row.
+// picture is what frames of w x h pixels are made before they are cut into patches.
+func (e *Encoder) picture(w, h int) (Size, error) {
+	if w < 1 || h < 1 {
+		return Size{}, fmt.Errorf("picture of %dx%d", w, h)
+	}
+	a, err := e.p.args(w, h)
+	if err != nil {
+		return Size{}, err
+	}
+	w, h = a.Size()
+	if g := e.c.patchGrid(Size{h, w}); g.H*g.W > e.largest.H*e.largest.W {
+		return Size{}, fmt.Errorf("picture of %dx%d: %d patches, the limit is %d", w, h, g.H*g.W, e.largest.H*e.largest.W)
+	}
+	return Size{h, w}, nil
+}
+
+// Grid returns height and width of the grid of rows that a unit of frames of w x h pixels becomes; none
+// of pictures that Encode refuses.
+func (e *Encoder) Grid(w, h int) (gridH, gridW int) {
+	p, err := e.picture(w, h)
+	if err != nil {
+		return 0, 0
+	}
+	g := e.c.grid(e.c.patchGrid(p))
+	return g.H, g.W
+}
+
+// Dim returns the length of a row, as Encode leaves it.
 func (e *Encoder) Dim() int { return e.c.dim() }
 
-// Encode returns one matrix [gridH*gridW, Dim] a frame, row-major over the grid, new memory that the caller owns. Frames may be of
-// any size; they are resized without keeping their aspect. A malformed frame is an error and nothing is encoded. ctx is
-// looked at between passes. A pass that fails is an error to every caller with a frame in it.
+// Unit is how many frames make one matrix: 2 where rows look at pairs of pictures. A still is the same frame twice.
+func (e *Encoder) Unit() int {
+	if e.c.Vision.Pair {
+		return 2
+	}
+	return 1
+}
+
+// Late reports that rows leave Encode before the join: what is kept of them must go through Join before a language model reads it.
+func (e *Encoder) Late() bool { return e.c.Late }
+
+// Newline is one row of the language model's space that belongs after a video's last row, or after a memory's, where the model has such
+// (LLaVA-OneVision); the zero Matrix elsewhere. It is no part of a frame: a memory would average it away.
+func (e *Encoder) Newline() compute.Matrix { return e.newline }
+
+// Encode returns one matrix [gridH*gridW, Dim] a unit, row-major over the grid, new memory that the caller owns. Frames may be of
+// any size, but those of a unit are of one. A malformed frame is an error and nothing is encoded. ctx is looked at between passes. A
+// pass that fails is an error to every caller with a frame in it.
 func (e *Encoder) Encode(ctx context.Context, frames ...ingest.Frame) ([]compute.Matrix, error) {
-	for _, f := range frames {
-		if err := checkFrame(f); err != nil {
+	n := e.Unit()
+	if len(frames)%n != 0 {
+		return nil, fmt.Errorf("encoder: %d frames: want a multiple of %d", len(frames), n)
+	}
+	r := &request{ctx: ctx, frames: frames, grids: make([]Size, len(frames)/n), left: len(frames) / n, done: make(chan struct{})}
+	units := make([]unit, r.left)
+	for i, f := range frames {
+		err := e.p.check(f)
+		if first := frames[i/n*n]; err == nil && (f.W != first.W || f.H != first.H) {
+			err = fmt.Errorf("picture of %dx%d: the one before it is of %dx%d", f.W, f.H, first.W, first.H)
+		}
+		var picture Size
+		if err == nil {
+			picture, err = e.picture(f.W, f.H)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("encoder: frame %d: %w", f.Index, err)
 		}
+		units[i/n] = unit{r, i / n, picture}
+		r.grids[i/n] = e.c.grid(e.c.patchGrid(picture))
 	}
-	cells := e.t.cells()
-	r := &request{ctx: ctx, frames: frames, left: len(frames), done: make(chan struct{})}
-	if len(frames) > 0 {
+	if len(units) > 0 {
 		e.mu.Lock()
-		e.waiting = append(e.waiting, r)
+		e.waiting = append(e.waiting, units...)
 		e.mu.Unlock()
 	} else {
 		close(r.done)
@@ -133,106 +238,119 @@ func (e *Encoder) Encode(ctx context.Context, frames ...ingest.Frame) ([]compute
 	if r.err != nil {
 		return nil, fmt.Errorf("encoder: %w", r.err)
 	}
-	out := make([]compute.Matrix, len(frames))
-	for i := range out {
-		out[i] = rows(r.rows, i*cells, (i+1)*cells)
+	for i := range r.out {
+		r.out[i].Data = slices.Clip(r.out[i].Data)
 	}
-	return out, nil
+	return r.out, nil
 }
 
-// take returns the frames of the next pass and forgets requests that failed or whose callers no longer wait.
-func (e *Encoder) take() (shares []share, n int) {
+// take returns the units of the next pass, whose pictures have one size: the oldest's. It forgets those of requests that failed or whose
+// callers no longer wait.
+func (e *Encoder) take() []unit {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for len(e.waiting) > 0 && n < e.t.batch {
-		r := e.waiting[0]
-		if r.err == nil {
-			r.err = r.ctx.Err()
+	var pass []unit
+	room := 1
+	later := e.waiting[:0]
+	for _, u := range e.waiting {
+		if u.r.err == nil {
+			u.r.err = u.r.ctx.Err()
 		}
-		if r.err == nil {
-			s := share{r, r.next, min(r.next+e.t.batch-n, len(r.frames))}
-			shares, n, r.next = append(shares, s), n+s.to-s.from, s.to
-		} else {
-			r.end(len(r.frames) - r.next)
-			r.next = len(r.frames)
-		}
-		if r.next == len(r.frames) {
-			e.waiting = e.waiting[1:]
+		switch {
+		case u.r.err != nil:
+			u.r.end()
+		case len(pass) == 0 || len(pass) < room && u.picture == pass[0].picture:
+			if len(pass) == 0 {
+				room = e.t.fits(e.c.patchGrid(u.picture))
+			}
+			pass = append(pass, u)
+		default:
+			later = append(later, u)
 		}
 	}
-	return shares, n
+	clear(e.waiting[len(later):])
+	e.waiting = later
+	return pass
 }
 
-// end counts frames of r as ended. Its caller holds the turn.
-func (r *request) end(frames int) {
-	if r.left -= frames; r.left == 0 {
+// end counts a unit of r as ended. Its caller holds the turn.
+func (r *request) end() {
+	if r.left--; r.left == 0 {
 		close(r.done)
 	}
 }
 
-// pass encodes what waits, at most a batch. Its caller holds the turn.
+// pass encodes what waits, as much as goes into one. Its caller holds the turn.
 func (e *Encoder) pass() {
-	shares, n := e.take()
-	if n == 0 {
+	pass := e.take()
+	if len(pass) == 0 {
 		return
 	}
 	err := errors.New("closed")
 	if e.arena != nil {
-		err = e.encode(shares, n)
+		err = e.encode(pass)
 	}
-	for _, s := range shares {
-		if err != nil && s.r.err == nil {
-			s.r.err = err
+	for _, u := range pass {
+		if err != nil && u.r.err == nil {
+			u.r.err = err
 			if e.arena != nil {
-				s.r.err = fmt.Errorf("frame %d: %w", s.r.frames[s.from].Index, err)
+				u.r.err = fmt.Errorf("frame %d: %w", u.frames(e.Unit())[0].Index, err)
 			}
 		}
-		s.r.end(s.to - s.from)
+		u.r.end()
 	}
 }
 
-func (e *Encoder) encode(shares []share, n int) error {
-	cells := e.t.cells()
-	frames := make([]ingest.Frame, 0, n)
-	for _, s := range shares {
-		frames = append(frames, s.r.frames[s.from:s.to]...)
+func (e *Encoder) encode(pass []unit) error {
+	var frames []ingest.Frame
+	for _, u := range pass {
+		frames = append(frames, u.frames(e.Unit())...)
 	}
-	fill := e.patches(frames)
-	// No one caller's ctx: the pass is everybody's.
-	return e.dev.Run(context.Background(), func(ops compute.Ops) {
-		out := e.t.forward(ops, n, fill)
-		at := 0
-		for _, s := range shares {
-			k := s.to - s.from
-			if s.r.rows.Data == nil { // while the device is busy: clearing so much memory takes a while
-				s.r.rows = compute.NewMatrix(len(s.r.frames)*cells, e.Dim())
+	fill, err := e.p.patches(frames)
+	if err != nil {
+		return err
+	}
+	return e.run(len(pass), e.c.patchGrid(pass[0].picture), fill, func(ops compute.Ops, out compute.Tensor) {
+		cells := out.Rows / len(pass)
+		for i := 0; i < len(pass); {
+			r, from := pass[i].r, pass[i].i
+			k := 1 // units that lie together on both sides
+			for i+k < len(pass) && pass[i+k].r == r && pass[i+k].i == from+k {
+				k++
 			}
-			ops.Download(rows(s.r.rows, s.from*cells, s.to*cells), out.Slice(at*cells, (at+k)*cells))
-			at += k
+			if r.out == nil { // while the device is busy: clearing so much memory takes a while
+				r.room(e.Dim())
+			}
+			to := compute.Matrix{Rows: k * cells, Cols: e.Dim(), Data: r.out[from].Data[:k*cells*e.Dim()]}
+			ops.Download(to, out.Slice(i*cells, (i+k)*cells))
+			i += k
 		}
 	})
 }
 
-// patches prepares the patches of frames and returns what writes them to the device's rows.
-func (e *Encoder) patches(frames []ingest.Frame) func(compute.Ops, compute.Tensor) {
-	v := e.c.Vision
-	if e.patcher {
-		pics := make([]compute.Picture, len(frames))
-		for i, f := range frames {
-			pics[i] = compute.Picture{W: f.W, H: f.H, Pix: f.Pix}
-		}
-		args := compute.PatchArgs{W: v.Image.W, H: v.Image.H, Patch: v.PatchSize, Merge: e.c.Merge, Mean: e.c.Mean, Std: e.c.Std}
-		return func(ops compute.Ops, dst compute.Tensor) { ops.(compute.Patcher).Patches(dst, pics, args) }
+// run is one pass of n units of g patches; use sees what comes out. Its caller holds the turn.
+func (e *Encoder) run(n int, g Size, fill func(compute.Ops, compute.Tensor), use func(compute.Ops, compute.Tensor)) error {
+	// No one caller's ctx: the pass is everybody's.
+	err := e.dev.Run(context.Background(), func(ops compute.Ops) { use(ops, e.t.forward(ops, n, g, fill)) })
+	if err != nil {
+		e.t.turned = Size{} // who knows what is there
 	}
-	per := e.staging.Rows / e.t.batch
-	for i, f := range frames {
-		if e.resize == nil || e.resize.srcW != f.W || e.resize.srcH != f.H {
-			e.resize = newResizer(f.W, f.H, v.Image.W, v.Image.H)
-		}
-		e.resize.patches(rows(e.staging, i*per, (i+1)*per).Data, f, e.c)
+	return err
+}
+
+// room makes the matrices of all units in one piece of memory. Their capacity goes on to its end for passes to fill several at once.
+func (r *request) room(dim int) {
+	rows := 0
+	for _, g := range r.grids {
+		rows += g.H * g.W
 	}
-	staged := rows(e.staging, 0, len(frames)*per)
-	return func(ops compute.Ops, dst compute.Tensor) { ops.Upload(dst, staged) }
+	all := make([]float32, rows*dim)
+	r.out = make([]compute.Matrix, len(r.grids))
+	for i, g := range r.grids {
+		n := g.H * g.W
+		r.out[i] = compute.Matrix{Rows: n, Cols: dim, Data: all[:n*dim]}
+		all = all[n*dim:]
+	}
 }
 
 // Close frees the device memory after the current pass. A second Close does nothing.

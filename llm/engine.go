@@ -110,7 +110,7 @@ type LoadOptions struct {
 	Seed uint64 // of LoadRandom's weights
 }
 
-// Load reads a Hugging Face directory (config.json, tokenizer.json, safetensors) and prepares the model on dev, its products in
+// Load reads a Hugging Face directory (config.json, the tokenizer's files, safetensors) and prepares the model on dev, its products in
 // the given precision. d may be nil. A sequence may take the model's context, at most 16384 positions.
 func Load(dir string, dev compute.Device, as compute.DType, d Drafter) (*Engine, error) {
 	return LoadFS(os.DirFS(dir), dev, as, d)
@@ -144,16 +144,12 @@ func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err err
 }
 
 func readTokenizer(fsys fs.FS, c *Config) (*tokenizer.Tokenizer, error) {
-	raw, err := fs.ReadFile(fsys, "tokenizer.json")
-	if err != nil {
-		return nil, err
-	}
-	tok, err := tokenizer.Load(raw)
+	tok, err := tokenizer.Open(fsys)
 	if err != nil {
 		return nil, err
 	}
 	if n := tok.VocabSize(); n > c.Vocab {
-		return nil, fmt.Errorf("tokenizer.json has %d tokens, config.json says vocab_size %d", n, c.Vocab)
+		return nil, fmt.Errorf("the tokenizer has %d tokens, config.json says vocab_size %d", n, c.Vocab)
 	}
 	return tok, nil
 }

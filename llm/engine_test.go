@@ -269,7 +269,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"hidden_size", 1 << 30, at + `hidden_size 1073741824 is out of range 1 to 131072`},
 		{"quantization_config", map[string]any{}, at + `quantization_config is not supported`},
 		{"eos_token_id", 300, at + `eos_token_id 300: 300 is outside the vocabulary of 300`},
-		{"vocab_size", 299, `llm: tokenizer.json has 300 tokens, config.json says vocab_size 299`},
+		{"vocab_size", 299, `llm: the tokenizer has 300 tokens, config.json says vocab_size 299`},
 		{"num_hidden_layers", 3, `llm: load: weights: model.safetensors: language_model.model.layers.2.input_layernorm.weight: missing`},
 		{"intermediate_size", 41, `llm: load: weights: model.safetensors: language_model.model.layers.0.mlp.gate_proj.weight: want [41 24], have [40 24]`},
 		{"tie_word_embeddings", false, `llm: load: weights: model.safetensors: language_model.lm_head.weight: missing`},

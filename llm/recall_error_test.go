@@ -96,7 +96,7 @@ func TestLoadRecallRefuses(t *testing.T) {
 		"fewer layers":           {field("layers", "4"), "llm: weights: memory.safetensors: memory.stream.layers.3.input_layernorm.weight: missing"},
 		"another width":          {with("config.json", []byte(strings.Replace(config, `"hidden_size": 28`, `"hidden_size": 32`, 1))), "embed_tokens.weight: want [1088 32], have [1088 28]"},
 		"no table":               {with("model.safetensors", tensors{"x": table}.file(plain)), "llm: weights: model.safetensors: model.embed_tokens.weight: missing"},
-		"no tokenizer":           {with("tokenizer.json", nil), "llm: open tokenizer.json: file does not exist"},
+		"no tokenizer":           {with("tokenizer.json", nil), "llm: tokenizer: neither tokenizer.json, nor tokenizer.model, nor vocab.json with merges.txt: file does not exist"},
 		"no segment token": {with("tokenizer.json", bytes.ReplaceAll(whole["tokenizer.json"].Data, []byte("<|segment|>"), []byte("<|nothing|>"))),
 			"llm: tokenizer.json: <|segment|> is not a special token"},
 		"no config at all": {with("config.json", nil), "llm: open config.json: file does not exist"},

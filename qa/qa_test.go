@@ -34,6 +34,7 @@ var epoch = time.Date(2026, 3, 1, 14, 0, 0, 0, time.FixedZone("CET", 3600))
 type fakeSource struct {
 	n, given int
 	err      error
+	cut      int // pictures from this one on are smaller; 0: none are
 }
 
 func (s *fakeSource) Next(ctx context.Context) (ingest.Frame, error) {
@@ -47,8 +48,12 @@ func (s *fakeSource) Next(ctx context.Context) (ingest.Frame, error) {
 	i := s.given
 	s.given++
 	pts := time.Duration(i) * 500 * time.Millisecond
-	pix := bytes.Repeat([]byte{byte(i), 100, 200}, 320*180)
-	return ingest.Frame{Index: int64(i), PTS: pts, Wall: epoch.Add(pts), W: 320, H: 180, Pix: pix}, nil
+	w, h := 320, 180
+	if s.cut > 0 && i >= s.cut {
+		w, h = 160, 90
+	}
+	pix := bytes.Repeat([]byte{byte(i), 100, 200}, w*h)
+	return ingest.Frame{Index: int64(i), PTS: pts, Wall: epoch.Add(pts), W: w, H: h, Pix: pix}, nil
 }
 
 // fakeEncoder gives 2x2 rows that hold the frame's index.
@@ -56,11 +61,14 @@ type fakeEncoder struct {
 	fail func(index int64) error
 	bad  func(index int64) (compute.Matrix, bool)
 	hold chan struct{} // when set, a pass waits for it or for ctx
+	unit int           // frames of a matrix; 0: 1
 
 	passes, most atomic.Int64
 }
 
-func (e *fakeEncoder) Grid() (h, w int) { return 2, 2 }
+func (e *fakeEncoder) Grid(w, h int) (gridH, gridW int) { return 2, 2 }
+
+func (e *fakeEncoder) Unit() int { return max(1, e.unit) }
 
 func (e *fakeEncoder) Encode(ctx context.Context, frames ...ingest.Frame) ([]compute.Matrix, error) {
 	e.passes.Add(1)
@@ -72,12 +80,21 @@ func (e *fakeEncoder) Encode(ctx context.Context, frames ...ingest.Frame) ([]com
 			return nil, ctx.Err()
 		}
 	}
+	if len(frames)%e.Unit() != 0 {
+		return nil, fmt.Errorf("%d frames", len(frames))
+	}
 	var out []compute.Matrix
-	for _, f := range frames {
+	for i, f := range frames {
 		if e.fail != nil {
 			if err := e.fail(f.Index); err != nil {
 				return nil, err
 			}
+		}
+		if i%e.Unit() != 0 {
+			if first := frames[i/e.Unit()*e.Unit()]; first.W != f.W || first.H != f.H {
+				return nil, errors.New("sizes differ")
+			}
+			continue
 		}
 		if e.bad != nil {
 			if m, ok := e.bad(f.Index); ok {
@@ -114,6 +131,35 @@ func TestWatchToTheEnd(t *testing.T) {
 	require.Positive(t, p.Encoding)
 	p.Encoding = 0
 	require.Equal(t, Progress{Frames: 21, LastFrame: epoch.Add(10 * time.Second), Lag: 50 * time.Second}, p)
+}
+
+func TestWatchPairs(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		src  *fakeSource
+		want []float32 // first frames of the pairs
+	}{
+		{"even", &fakeSource{n: 6, err: io.EOF}, []float32{0, 2, 4}},
+		{"odd", &fakeSource{n: 7, err: io.EOF}, []float32{0, 2, 4, 6}},
+		{"another size", &fakeSource{n: 6, err: io.EOF, cut: 3}, []float32{0, 2, 3, 5}},
+		{"one", &fakeSource{n: 1, err: io.EOF}, []float32{0}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bank := memorybank.New(epoch, memorybank.Recent{N: 100})
+			var meter Meter
+			require.NoError(t, Watch(t.Context(), tt.src, &fakeEncoder{unit: 2}, bank, &meter))
+			var have []float32
+			for _, e := range bank.Snapshot().Entries {
+				have = append(have, e.Tokens.Data[0])
+				require.Equal(t, time.Duration(e.Tokens.Data[0])*500*time.Millisecond, e.At)
+			}
+			require.Equal(t, tt.want, have)
+			p := meter.Read()
+			require.EqualValues(t, tt.src.n, p.Frames, "frames, not pairs")
+			require.Zero(t, p.Failed, p.LastError)
+			require.Equal(t, epoch.Add(time.Duration(tt.src.n-1)*500*time.Millisecond), p.LastFrame)
+		})
+	}
 }
 
 func TestWatchSurvivesBadFrames(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,10 +25,12 @@ type Source interface {
 	Next(context.Context) (ingest.Frame, error)
 }
 
-// Encoder turns pictures into rows of the language model's space, one matrix a frame, each of Grid's H*W rows.
+// Encoder turns pictures into rows, one matrix for every Unit of frames, each of the H*W rows of Grid.
 type Encoder interface {
+	// Encode takes a multiple of Unit frames; those of one unit are of one size.
 	Encode(ctx context.Context, frames ...ingest.Frame) ([]compute.Matrix, error)
-	Grid() (h, w int)
+	Grid(w, h int) (gridH, gridW int) // of a unit of frames of w x h pixels
+	Unit() int                        // frames that make one matrix
 }
 
 // Indicator is an Encoder that also says what a frame shows, for questions to find it by: a vector in the space of Session.Query.
@@ -41,13 +44,14 @@ type Memory interface {
 	Add(memorybank.Entry)
 }
 
-// waiting is how many frames may wait for the encoder, and how many of them it takes in one pass when they do.
+// waiting is how many frames may wait for the encoder, and how many of them it is given at once when they do.
 const waiting = 4
 
 // Watch is a frame's walk: Source.Next, a bounded channel, Encoder.Encode, a thumbnail, Bank.Add. It returns nil when the source
 // has ended, ctx's error when that is done, or what the source broke with; by then its goroutine is gone and (unless ctx was
 // done) every frame is in the bank. It is the bank's one writer. A frame that cannot be encoded is counted on the meters and left out;
-// watching goes on. When the encoder is slower than the source, Next is simply not called: dropping is the source's policy.
+// watching goes on. Where a unit is several frames, it waits for its last and is one entry, at the time of its first; at the end of the
+// source, and where the pictures' size changes, the last frame is repeated. When the encoder is slower than the source, Next is simply not called: dropping is the source's policy.
 func Watch(ctx context.Context, src Source, enc Encoder, bank Memory, meters ...*Meter) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -74,59 +78,97 @@ func Watch(ctx context.Context, src Source, enc Encoder, bank Memory, meters ...
 
 	epoch := bank.Snapshot().Epoch
 	indicator, indicates := enc.(Indicator)
+	add := func(units [][]ingest.Frame) {
+		for i, e := range encode(ctx, enc, units, meters) {
+			if e.Tokens.Rows == 0 {
+				continue // counted
+			}
+			u := units[i]
+			e.At = u[0].Wall.Sub(epoch)
+			e.Thumb = thumbnail(u[0])
+			if indicates {
+				e.Indicator = memorybank.NewIndicator(indicator.Indicate(e.Tokens))
+			}
+			bank.Add(e)
+			for j, f := range u {
+				if j > 0 && f.Index == u[j-1].Index {
+					break // repeated
+				}
+				for _, m := range meters {
+					m.added(f.Wall)
+				}
+			}
+		}
+	}
+	unit := enc.Unit()
+	var part []ingest.Frame // of a unit that waits for more
 	for f := range frames {
-		batch := append(make([]ingest.Frame, 0, waiting), f)
+		batch := append(part, f)
 		for len(batch) < waiting && len(frames) > 0 {
 			batch = append(batch, <-frames)
 		}
 		if ctx.Err() != nil {
 			continue // the reader is about to close the channel
 		}
-		for i, e := range encode(ctx, enc, batch, meters) {
-			if e.Tokens.Rows == 0 {
-				continue // counted
-			}
-			e.At = batch[i].Wall.Sub(epoch)
-			e.Thumb = thumbnail(batch[i])
-			if indicates {
-				e.Indicator = memorybank.NewIndicator(indicator.Indicate(e.Tokens))
-			}
-			bank.Add(e)
-			for _, m := range meters {
-				m.added(batch[i].Wall)
-			}
+		var whole [][]ingest.Frame
+		if whole, part = grouped(batch, unit); len(whole) > 0 {
+			add(whole)
 		}
+	}
+	if len(part) > 0 && ctx.Err() == nil {
+		add([][]ingest.Frame{fill(part, unit)})
 	}
 	return broken
 }
 
-// encode returns one entry a frame, with rows only, and without rows where that failed. A batch that fails is tried again frame by
-// frame, so one bad picture costs only itself.
-func encode(ctx context.Context, enc Encoder, batch []ingest.Frame, meters []*Meter) []memorybank.Entry {
+// grouped puts frames together by n of one size. part is what has no n yet.
+func grouped(frames []ingest.Frame, n int) (whole [][]ingest.Frame, part []ingest.Frame) {
+	for _, f := range frames {
+		if len(part) > 0 && (part[0].W != f.W || part[0].H != f.H) {
+			whole, part = append(whole, fill(part, n)), nil
+		}
+		if part = append(part, f); len(part) == n {
+			whole, part = append(whole, part), nil
+		}
+	}
+	return whole, part
+}
+
+// fill repeats the last frame until there are n.
+func fill(part []ingest.Frame, n int) []ingest.Frame {
+	for len(part) < n {
+		part = append(part, part[len(part)-1])
+	}
+	return part
+}
+
+// encode returns one entry a unit, with rows only, and without rows where that failed. A batch that fails is tried again unit by
+// unit, so one bad picture costs only its own.
+func encode(ctx context.Context, enc Encoder, batch [][]ingest.Frame, meters []*Meter) []memorybank.Entry {
 	start := time.Now()
-	rows, err := enc.Encode(ctx, batch...)
+	rows, err := enc.Encode(ctx, slices.Concat(batch...)...)
 	for _, m := range meters {
 		m.encoded(time.Since(start))
 	}
-	h, w := enc.Grid()
-	if err == nil {
-		err = check(rows, len(batch), h*w)
+	entries := make([]memorybank.Entry, len(batch))
+	if err == nil && len(rows) != len(batch) {
+		err = fmt.Errorf("encoder gave %d matrices for %d units of frames", len(rows), len(batch))
 	}
-	entries := make([]memorybank.Entry, 0, len(batch))
+	for i := 0; i < len(batch) && err == nil; i++ {
+		h, w := enc.Grid(batch[i][0].W, batch[i][0].H)
+		entries[i] = memorybank.Entry{Grid: memorybank.Grid{H: h, W: w}, Tokens: rows[i]}
+		err = check(rows[i], h*w)
+	}
 	switch {
-	case err == nil:
-		for _, r := range rows {
-			entries = append(entries, memorybank.Entry{Grid: memorybank.Grid{H: h, W: w}, Tokens: r})
-		}
-	case len(batch) > 1:
+	case err != nil && len(batch) > 1:
 		for i := range batch {
-			entries = append(entries, encode(ctx, enc, batch[i:i+1], meters)...)
+			entries[i] = encode(ctx, enc, batch[i:i+1], meters)[0]
 		}
-	default:
-		entries = append(entries, memorybank.Entry{})
+	case err != nil:
+		entries[0] = memorybank.Entry{}
 		if ctx.Err() == nil {
 			for _, m := range meters {
-				m.failed(fmt.Errorf("frame %d: %w", batch[0].Index, err))
+				m.failed(fmt.Errorf("frame %d: %w", batch[0][0].Index, err))
 			}
 		}
 	}
@@ -134,18 +176,13 @@ func encode(ctx context.Context, enc Encoder, batch []ingest.Frame, meters []*Me
 }
 
 // check keeps what is not a picture of anything out of the bank, where an average would carry it on for ever.
-func check(rows []compute.Matrix, frames, cells int) error {
-	if len(rows) != frames {
-		return fmt.Errorf("encoder gave %d matrices for %d frames", len(rows), frames)
+func check(m compute.Matrix, cells int) error {
+	if m.Rows != cells || m.Rows == 0 || len(m.Data) != m.Rows*m.Cols {
+		return fmt.Errorf("encoder gave %d rows for a grid of %d", m.Rows, cells)
 	}
-	for _, m := range rows {
-		if m.Rows != cells || m.Rows == 0 || len(m.Data) != m.Rows*m.Cols {
-			return fmt.Errorf("encoder gave %d rows for a grid of %d", m.Rows, cells)
-		}
-		for _, v := range m.Data {
-			if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
-				return errors.New("encoder gave values that are not numbers")
-			}
+	for _, v := range m.Data {
+		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
+			return errors.New("encoder gave values that are not numbers")
 		}
 	}
 	return nil

@@ -195,8 +195,10 @@ func (m *fakeModel) Encode(_ context.Context, frames ...ingest.Frame) ([]compute
 	return out, nil
 }
 
-func (m *fakeModel) Grid() (h, w int) { return 1, 1 }
-func (m *fakeModel) Close() error     { return nil }
+func (m *fakeModel) Grid(w, h int) (gridH, gridW int) { return 1, 1 }
+
+func (m *fakeModel) Unit() int    { return 1 }
+func (m *fakeModel) Close() error { return nil }
 
 func fakeFleet(models ...*fakeModel) *fleet {
 	f := &fleet{loads: make([]float64, len(models))}

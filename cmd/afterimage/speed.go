@@ -197,7 +197,7 @@ func (c *benchEncoderCmd) one(ctx context.Context, r *rig, file string) ([]bench
 	if err != nil {
 		return nil, err
 	}
-	timed := bench.TimedEncoder{Encoder: e, Name: name, FLOPs: e.FLOPs(), W: cfg.Vision.Image.W, H: cfg.Vision.Image.H}
+	timed := bench.TimedEncoder{Encoder: e, Name: name, FLOPs: e.FLOPs, W: cfg.Vision.Image.W, H: cfg.Vision.Image.H}
 	if r.gpu { // a processor makes smaller passes of large batches
 		timed.Tower = e.TowerTime
 	}

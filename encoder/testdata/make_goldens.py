@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, InternVLVisionConfig, InternVLVisionModel, SiglipVisionConfig, SiglipVisionModel
-from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 HERE = pathlib.Path(__file__).parent
 H, W, FRAMES = 23, 37, 5  # odd on purpose; one frame more than the encoder's batch
@@ -69,7 +67,6 @@ def main():
          {"last": out.last_hidden_state[:, 1:], "penultimate": out.hidden_states[-2][:, 1:]})
 
     intern(frames, shape)
-    qwen2(frames)
     vlm(frames)
 
 
@@ -80,23 +77,6 @@ def intern(frames, shape):
     with torch.no_grad():
         out = m(pixels(frames, 12, 12, mean, std)).last_hidden_state
     save("intern", m.config.to_dict(), m.state_dict(), {"last": out[:, 1:]})
-
-
-def qwen2(frames):
-    """A frame is a still picture: twice in time, its patches in squares of 2x2, as the processor orders them."""
-    ps, h, w = 4, 16, 24
-    c = Qwen2VLVisionConfig(depth=3, embed_dim=24, hidden_size=20, num_heads=2, mlp_ratio=2, patch_size=ps)
-    m = Qwen2VisionTransformerPretrainedModel(c).eval()
-    scramble(m, 5)
-    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    gh, gw = h // ps, w // ps
-    x = pixels(frames, h, w, mean, std).view(FRAMES, 3, gh // 2, 2, ps, gw // 2, 2, ps)
-    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(FRAMES * gh * gw, 3, 1, ps, ps).expand(-1, -1, 2, -1, -1).reshape(FRAMES * gh * gw, -1)
-    with torch.no_grad():
-        out = m(x, torch.tensor([[1, gh, gw]] * FRAMES))
-    config = m.config.to_dict()
-    config["image_size"] = [h, w]
-    save("qwen2vl", config, m.state_dict(), {"last": out.pooler_output.view(FRAMES, gh * gw // 4, -1)})
 
 
 class Layer(torch.nn.Module):

@@ -187,25 +187,8 @@ type Ops interface {
 	Add(dst, x Tensor)
 	// AvgPool averages a grid: x [n*gridH*gridW, c] -> dst [n*(gridH/kh)*(gridW/kw), c]; kh, kw divide the grid.
 	AvgPool(dst, x Tensor, gridH, gridW, kh, kw int)
-}
-
-// Picture is RGB24 in host memory, rows without gaps.
-type Picture struct {
-	W, H int
-	Pix  []byte
-}
-
-// PatchArgs say how a picture becomes rows: resized to W x H without keeping its aspect by averaging areas, then
-// (value/255 - Mean)/Std, then cut into squares of Patch pixels. The patches come row by row, or with Merge above 1 square by square of
-// Merge x Merge of them, row by row within a square and the squares row by row.
-type PatchArgs struct {
-	W, H, Patch, Merge int
-	Mean, Std          [3]float32
-}
-
-// Patcher is implemented by the Ops of a device that prepares pictures itself. Patches writes one row a patch, pictures one after
-// another, values channel by channel as a flattened convolution weight expects them:
-// dst [len(pics)*(H/Patch)*(W/Patch), 3*Patch*Patch]. Pictures may be of different sizes.
-type Patcher interface {
+	// Patches prepares pictures, all of one size, and cuts them into rows: one a patch, args.Pair pictures side by side in it, dst
+	// [len(pics)/Pair * (H/Patch)*(W/Patch), 3*Pair*Patch*Patch] for args that lead to H x W. Values lie as a flattened convolution
+	// weight has them: channel, picture of the pair, row, column. Every device writes the same float32, to the bit.
 	Patches(dst Tensor, pics []Picture, args PatchArgs)
 }

@@ -99,7 +99,12 @@ func (l *Loader) Vector(dst *compute.Tensor, parts ...Part) {
 
 // Put makes *dst, at Finish, a tensor that holds m.
 func (l *Loader) Put(dst *compute.Tensor, m compute.Matrix) {
-	l.want = append(l.want, placement{dst: dst, rows: m.Rows, cols: m.Cols, data: m.Data})
+	l.PutAs(dst, m, compute.F32)
+}
+
+// PutAs is Put of a tensor whose elements are of a type.
+func (l *Loader) PutAs(dst *compute.Tensor, m compute.Matrix, as compute.DType) {
+	l.want = append(l.want, placement{dst: dst, rows: m.Rows, cols: m.Cols, data: m.Data, as: as})
 }
 
 // Room makes *dst, at Finish, a zeroed tensor [rows, cols] of a type.

@@ -92,6 +92,7 @@ func Run(t *testing.T, dev compute.Device, tol Tolerances) {
 			}
 		})
 	}
+	t.Run("Patches", func(t *testing.T) { runPatches(t, dev, tol) })
 	t.Run("Errors", func(t *testing.T) { runErrors(t, dev) })
 }
 

@@ -121,7 +121,9 @@ func open(threads int, name string, features C.int) (compute.Device, error) {
 
 type device struct {
 	name string
-	turn chan struct{} // holding its one token is holding c's threads and scratch memory
+	turn chan struct{} // holding its one token is holding c's threads and scratch memory, and resize
+
+	resize resizer
 
 	mu      sync.Mutex // guards what follows, so that memory can be had while a Run goes on
 	c       *C.af_device

@@ -59,4 +59,18 @@ void af_swiglu(af_device *d, af_view dst, af_view gate_up);
 void af_add(af_device *d, af_view dst, af_view x);
 void af_avgpool(af_device *d, af_view dst, af_view x, int grid_h, int grid_w, int kh, int kw);
 
+// Pictures are RGB24 without gaps. One side of n pixels is made from another by compute.Taps: first [n], count [n], weight [n][size].
+int af_resize_across(af_device *d, uint8_t *dst, const uint8_t *src, int src_w, int h, const int32_t *first, const int32_t *count,
+                     const int32_t *weight, int n, int size);
+int af_resize_down(af_device *d, uint8_t *dst, const uint8_t *src, int w, const int32_t *first, const int32_t *count, const int32_t *weight,
+                   int n, int size);
+// The values of table [3][256] for a picture's bytes: those of patch y, x go to row down[y] + across[x] of dst, channels stride
+// floats apart.
+void af_patches(af_device *d, af_view dst, const uint8_t *src, int w, int h, int patch, int stride, const int32_t *down,
+                const int32_t *across, const float *table);
+// A picture's averages over w by h by compute.Refine, times scale and plus shift, likewise.
+int af_patches_area(af_device *d, af_view dst, const uint8_t *src, int src_w, int w, int h, uint64_t unit_x, uint64_t total_x, uint64_t unit_y,
+                    uint64_t total_y, int patch, int stride, const int32_t *down, const int32_t *across, const double *scale,
+                    const double *shift);
+
 #endif

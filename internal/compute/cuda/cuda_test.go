@@ -4,7 +4,6 @@ package cuda
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"testing"
@@ -59,121 +58,6 @@ func TestDescribe(t *testing.T) {
 	assert.ErrorContains(t, err, fmt.Sprintf("device %d", n))
 	_, err = Open(n)
 	assert.ErrorContains(t, err, fmt.Sprintf("device %d", n))
-}
-
-// The patches are those of exact integer sums, to the bit, for pictures of any size among each other.
-func TestPatches(t *testing.T) {
-	d := openTest(t)
-	defer func() { require.NoError(t, d.Close()) }()
-	rng := rand.New(rand.NewPCG(1, 2))
-	picture := func(w, h int) compute.Picture {
-		p := compute.Picture{W: w, H: h, Pix: make([]byte, 3*w*h)}
-		for i := range p.Pix {
-			p.Pix[i] = byte(rng.Uint32())
-		}
-		return p
-	}
-	for _, c := range []struct {
-		w, h, patch, merge int
-		sizes              [][2]int
-	}{
-		{1, 1, 1, 0, [][2]int{{1, 1}, {7, 5}}},
-		{4, 6, 2, 1, [][2]int{{1, 1}, {3, 5}, {4, 6}, {8, 12}, {8, 12}, {9, 7}}},
-		{32, 16, 8, 0, [][2]int{{31, 17}, {640, 361}, {33, 1}, {1, 33}}},
-		{28, 42, 14, 0, [][2]int{{1919, 1079}, {28, 42}, {27, 43}}},
-		{224, 224, 14, 0, [][2]int{{1280, 720}, {1280, 720}, {333, 251}}},
-		{24, 16, 4, 2, [][2]int{{37, 23}, {24, 16}, {1, 1}}},
-		{45, 18, 3, 3, [][2]int{{640, 361}, {44, 19}}},
-		{280, 168, 14, 2, [][2]int{{1280, 720}, {279, 169}}},
-	} {
-		args := compute.PatchArgs{W: c.w, H: c.h, Patch: c.patch, Merge: c.merge, Mean: [3]float32{0.48, 0.45, 0.4}, Std: [3]float32{0.26, 0.27, 0.28}}
-		var pics []compute.Picture
-		var want []float32
-		for _, s := range c.sizes {
-			p := picture(s[0], s[1])
-			pics = append(pics, p)
-			want = append(want, patchesOf(p, args)...)
-		}
-		per := c.w / c.patch * (c.h / c.patch)
-		got := compute.NewMatrix(len(pics)*per, 3*c.patch*c.patch)
-		a, err := d.NewArena(compute.AllocBytes(got.Rows, got.Cols+3))
-		require.NoError(t, err)
-		dst, err := a.Alloc(got.Rows, got.Cols+3)
-		require.NoError(t, err)
-		require.NoError(t, d.Run(t.Context(), func(o compute.Ops) {
-			o.(compute.Patcher).Patches(dst.Columns(2, got.Cols+2), pics, args)
-			o.Download(got, dst.Columns(2, got.Cols+2))
-		}))
-		assert.Equal(t, want, got.Data, "%dx%d in patches of %d, squares of %d", c.w, c.h, c.patch, c.merge)
-		require.NoError(t, a.Close())
-	}
-}
-
-// patchesOf is the definition: a grid so fine that both pictures are whole cells of it.
-func patchesOf(p compute.Picture, c compute.PatchArgs) []float32 {
-	gcd := func(a, b int) int {
-		for b != 0 {
-			a, b = b, a%b
-		}
-		return a
-	}
-	gx, gy := gcd(p.W, c.W), gcd(p.H, c.H)
-	unitX, totalX, unitY, totalY := c.W/gx, p.W/gx, c.H/gy, p.H/gy
-	overlap := func(cell, total, i, unit int) int { return min((cell+1)*total, (i+1)*unit) - max(cell*total, i*unit) }
-	out := make([]float32, c.W*c.H*3)
-	number := map[[2]int]int{} // of the patch at row, column
-	m := max(c.Merge, 1)
-	for top := 0; top < c.H/c.Patch; top += m {
-		for left := 0; left < c.W/c.Patch; left += m {
-			for i := range m * m {
-				number[[2]int{top + i/m, left + i%m}] = len(number)
-			}
-		}
-	}
-	for y := range c.H {
-		for x := range c.W {
-			var sum [3]uint64
-			for i := y * totalY / unitY; i*unitY < (y+1)*totalY; i++ {
-				for j := x * totalX / unitX; j*unitX < (x+1)*totalX; j++ {
-					weight := uint64(overlap(y, totalY, i, unitY)) * uint64(overlap(x, totalX, j, unitX))
-					for ch := range sum {
-						sum[ch] += weight * uint64(p.Pix[3*(i*p.W+j)+ch])
-					}
-				}
-			}
-			for ch := range sum {
-				scale := 1 / (255 * (float64(totalX) * float64(totalY)) * float64(c.Std[ch]))
-				shift := -float64(c.Mean[ch]) / float64(c.Std[ch])
-				row := number[[2]int{y / c.Patch, x / c.Patch}]
-				out[row*3*c.Patch*c.Patch+ch*c.Patch*c.Patch+y%c.Patch*c.Patch+x%c.Patch] = float32(float64(float64(sum[ch])*scale) + shift)
-			}
-		}
-	}
-	return out
-}
-
-func TestPatchesErrors(t *testing.T) {
-	d := openTest(t)
-	defer func() { require.NoError(t, d.Close()) }()
-	a, err := d.NewArena(1 << 16)
-	require.NoError(t, err)
-	dst, err := a.Alloc(4, 12)
-	require.NoError(t, err)
-	good := compute.Picture{W: 2, H: 2, Pix: make([]byte, 12)}
-	args := compute.PatchArgs{W: 4, H: 4, Patch: 2, Std: [3]float32{1, 1, 1}}
-	for _, c := range []struct {
-		pics []compute.Picture
-		args compute.PatchArgs
-		says string
-	}{
-		{[]compute.Picture{good, good}, args, "2 pictures"},
-		{[]compute.Picture{{W: 2, H: 3, Pix: make([]byte, 12)}}, args, "picture 0 of 2x3 has 12 bytes"},
-		{[]compute.Picture{good}, compute.PatchArgs{W: 4, H: 5, Patch: 2}, "do not tile"},
-		{[]compute.Picture{good}, compute.PatchArgs{W: 4, H: 4, Patch: 2, Merge: 3}, "squares of 3"},
-	} {
-		err := d.Run(t.Context(), func(o compute.Ops) { o.(compute.Patcher).Patches(dst, c.pics, c.args) })
-		assert.ErrorContains(t, err, c.says)
-	}
 }
 
 // More than the device has is refused with both figures, and changes nothing for what comes after.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 	"unsafe"
+
+	"afterimage/internal/compute"
 )
 
 // stream is the device's queue of kernels and copies. Having one means being on the device's thread. It keeps the first error; what
@@ -20,6 +22,7 @@ type stream struct {
 	staging   staging
 	scratches [scratchKinds]block
 	prefills  prefillCache
+	taps      compute.TapCache
 }
 
 // block is an allocation.

@@ -156,9 +156,8 @@ func (o *ops) AvgPool(dst, x compute.Tensor, gridH, gridW, kh, kw int) {
 	o.run(d, func(s *stream) { s.pool(d, v, gridH, gridW, kh, kw) })
 }
 
-// Patches implements compute.Patcher.
 func (o *ops) Patches(dst compute.Tensor, pics []compute.Picture, args compute.PatchArgs) {
-	if !o.ok(checkPatches(dst, pics, args)) {
+	if !o.ok(compute.CheckPatches(dst, pics, args)) {
 		return
 	}
 	d := o.at("Patches", dst)

@@ -2,83 +2,152 @@
 
 package cuda
 
-import (
-	"fmt"
-
-	"afterimage/internal/compute"
-)
+import "afterimage/internal/compute"
 
 // The arguments of patches.cu.
 type (
-	axis        struct{ unit, total uint32 }
-	patchesArgs struct {
-		dst          view
+	axis struct{ unit, total uint32 }
+	cut  struct {
+		dst                   view
+		w, h                  uint32
+		patch, merge, pair, _ uint32
+	}
+	patchesAreaArgs struct {
+		cut          cut
 		src          devptr
 		srcW, srcH   uint32
-		dstW, dstH   uint32
 		x, y         axis
-		patch, merge uint32
 		scale, shift [3]float64
+	}
+	patchesArgs struct {
+		cut         cut
+		src, values devptr
+	}
+	resampleArgs struct {
+		dst, src             devptr
+		first, count, weight devptr
+		w, h, srcW, srcH     uint32
+		size, down           uint32
+	}
+	placeArgs struct {
+		dst, src         devptr
+		w, h, srcW, srcH uint32
+		x, y             int32
+		fill, _          uint32
 	}
 )
 
-func newAxis(src, dst int) axis {
-	a, b := src, dst
-	for b != 0 {
-		a, b = b, a%b
-	}
-	return axis{unit: uint32(dst / a), total: uint32(src / a)}
+// pass is one kernel between a picture and the size at which it is cut: across or down by taps, or, without, what step places.
+type pass struct {
+	srcW, srcH, w, h int
+	taps             *compute.Taps
+	down             bool
+	step             compute.Step
+	at               int64 // of its taps among the tables, in bytes
 }
 
-// patches uploads pictures, as many as staging memory of a sensible size takes at a time, and prepares runs of equal sizes together.
+func (s *stream) passes(w, h int, c compute.PatchArgs) (ps []pass) {
+	if c.Area() {
+		return nil
+	}
+	for _, st := range c.Steps {
+		switch {
+		case st.Filter == compute.Place:
+			ps = append(ps, pass{srcW: w, srcH: h, w: st.W, h: st.H, step: st})
+		default:
+			if st.W != w {
+				ps = append(ps, pass{srcW: w, srcH: h, w: st.W, h: h, taps: s.taps.Get(st.Filter, w, st.W)})
+			}
+			if st.H != h {
+				ps = append(ps, pass{srcW: st.W, srcH: h, w: st.W, h: st.H, taps: s.taps.Get(st.Filter, h, st.H), down: true})
+			}
+		}
+		w, h = st.W, st.H
+	}
+	return ps
+}
+
+// patches uploads pictures of one size, so many at a time as staging memory of a sensible size takes, and prepares them.
 func (s *stream) patches(dst view, pics []compute.Picture, c compute.PatchArgs) {
-	perPicture := uint32(c.W / c.Patch * (c.H / c.Patch))
-	const most = 256 << 20
-	for from := 0; from < len(pics) && s.err == nil; {
-		w, h := pics[from].W, pics[from].H
-		size := 3 * w * h
-		to := from + 1
-		for to < len(pics) && pics[to].W == w && pics[to].H == h && (to+1-from)*size <= most && to-from < 1<<15 {
-			to++
+	if len(pics) == 0 {
+		return
+	}
+	w, h := c.Size()
+	srcW, srcH, pair := pics[0].W, pics[0].H, max(c.Pair, 1)
+	perUnit := uint32(w / c.Patch * (h / c.Patch))
+	ps := s.passes(srcW, srcH, c)
+	size := 3 * srcW * srcH
+	var between int // the largest picture that a pass makes
+	values := c.Values()
+	tables := make([]byte, 0, len(values)*len(values[0])*4)
+	for i := range values {
+		tables = append(tables, bytesOf(values[i][:])...)
+	}
+	for i := range ps {
+		p := &ps[i]
+		between = max(between, 3*p.w*p.h)
+		p.at = int64(len(tables))
+		if t := p.taps; t != nil {
+			for _, v := range [][]int32{t.First, t.Count, t.Weight} {
+				tables = append(tables, bytesOf(v)...)
+			}
 		}
-		src := s.scratch(scratchHost, int64(to-from)*int64(size))
-		for i, p := range pics[from:to] {
-			s.upload(src+devptr(i*size), p.Pix[:size])
+	}
+	table := s.scratch(scratchTable, int64(len(tables)))
+	s.upload(table, tables)
+
+	const most = 64 << 20 // bytes of pictures: enough to keep a device busy
+	units := min(max(most/(pair*max(size, between)), 1), 1<<15/pair)
+	for from := 0; from < len(pics) && s.err == nil; from += units * pair {
+		n := min(units*pair, len(pics)-from)
+		src := s.scratch(scratchHost, int64(n)*int64(size))
+		for i, p := range pics[from : from+n] {
+			s.upload(src+devptr(i*size), p.Pix)
 		}
-		a := patchesArgs{
-			dst: dst, src: src, srcW: uint32(w), srcH: uint32(h), dstW: uint32(c.W), dstH: uint32(c.H),
-			x: newAxis(w, c.W), y: newAxis(h, c.H), patch: uint32(c.Patch), merge: uint32(max(c.Merge, 1)),
+		for i, p := range ps {
+			kind := scratchX // and then the other, by turns
+			if i%2 == 1 {
+				kind = scratchSums
+			}
+			to := s.scratch(kind, int64(n)*int64(between))
+			s.pass(p, to, src, table+devptr(p.at), n)
+			src = to
 		}
-		a.dst.rows = uint32(to-from) * perPicture
-		a.dst.p += devptr(int64(from) * int64(perPicture) * dst.stride * dst.size())
-		area := float64(a.x.total) * float64(a.y.total)
-		for i := range a.scale {
-			a.scale[i] = 1 / (255 * area * float64(c.Std[i]))
-			a.shift[i] = -float64(c.Mean[i]) / float64(c.Std[i])
+		k := cut{dst: dst, w: uint32(w), h: uint32(h), patch: uint32(c.Patch), merge: uint32(max(c.Merge, 1)), pair: uint32(pair)}
+		k.dst.rows = uint32(n/pair) * perUnit
+		k.dst.p += devptr(int64(from/pair) * int64(perUnit) * dst.stride * dst.size())
+		if c.Area() {
+			a := patchesAreaArgs{cut: k, src: src, srcW: uint32(srcW), srcH: uint32(srcH)}
+			unitX, totalX := compute.Refine(srcW, w)
+			unitY, totalY := compute.Refine(srcH, h)
+			a.x, a.y = axis{uint32(unitX), uint32(totalX)}, axis{uint32(unitY), uint32(totalY)}
+			a.scale, a.shift = c.Affine(totalX, totalY)
+			start(s, "patches_area", pixels(w, h, n), threads256, 0, &a, 0)
+		} else {
+			a := patchesArgs{cut: k, src: src, values: table}
+			start(s, "patches", pixels(w, h, n), threads256, 0, &a, 0)
 		}
-		start(s, "patches", [3]uint32{blocks(c.W, 32), blocks(c.H, 8), uint32(to - from)}, threads256, 0, &a, 0)
-		from = to
 	}
 }
 
-// maxSide bounds a picture so that no sum overflows: 255·2²⁶·2²⁶ < 2⁶⁴.
-const maxSide = 1 << 26
+// pixels is the grid for n pictures, a thread a pixel.
+func pixels(w, h, n int) [3]uint32 { return [3]uint32{blocks(w, 32), blocks(h, 8), uint32(n)} }
 
-func checkPatches(dst compute.Tensor, pics []compute.Picture, c compute.PatchArgs) error {
-	const op = "cuda: Patches"
-	if c.Patch <= 0 || c.W <= 0 || c.H <= 0 || c.W > maxSide || c.H > maxSide || c.W%c.Patch != 0 || c.H%c.Patch != 0 {
-		return fmt.Errorf("%s: patches of %d do not tile %dx%d", op, c.Patch, c.W, c.H)
-	}
-	if side := c.Patch * max(c.Merge, 1); c.Merge < 0 || c.W%side != 0 || c.H%side != 0 {
-		return fmt.Errorf("%s: squares of %d patches of %d do not tile %dx%d", op, c.Merge, c.Patch, c.W, c.H)
-	}
-	if dst.None() || dst.Rows != len(pics)*(c.W/c.Patch)*(c.H/c.Patch) || dst.Cols != 3*c.Patch*c.Patch {
-		return fmt.Errorf("%s: dst %s does not fit %d pictures of %dx%d in patches of %d", op, dst.Shape(), len(pics), c.W, c.H, c.Patch)
-	}
-	for i, p := range pics {
-		if p.W <= 0 || p.H <= 0 || p.W > maxSide || p.H > maxSide || len(p.Pix) != 3*p.W*p.H {
-			return fmt.Errorf("%s: picture %d of %dx%d has %d bytes", op, i, p.W, p.H, len(p.Pix))
+// pass takes n pictures at src, of the pass's first size, to dst.
+func (s *stream) pass(p pass, dst, src, taps devptr, n int) {
+	if p.taps == nil {
+		a := placeArgs{dst: dst, src: src, w: uint32(p.w), h: uint32(p.h), srcW: uint32(p.srcW), srcH: uint32(p.srcH), x: int32(p.step.X), y: int32(p.step.Y)}
+		for c, v := range p.step.Fill {
+			a.fill |= uint32(v) << (8 * c)
 		}
+		start(s, "place", pixels(p.w, p.h, n), threads256, 0, &a, 0)
+		return
 	}
-	return nil
+	a := resampleArgs{dst: dst, src: src, w: uint32(p.w), h: uint32(p.h), srcW: uint32(p.srcW), srcH: uint32(p.srcH), size: uint32(p.taps.Size)}
+	side := devptr(4 * len(p.taps.First))
+	a.first, a.count, a.weight = taps, taps+side, taps+2*side
+	if p.down {
+		a.down = 1
+	}
+	start(s, "resample", pixels(p.w, p.h, n), threads256, 0, &a, 0)
 }

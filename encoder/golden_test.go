@@ -1,0 +1,146 @@
+package encoder
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"afterimage/internal/compute"
+	"afterimage/internal/weights"
+)
+
+// goldens are small random checkpoints as public models are published, with what transformers computes: see its README.
+const goldens = "../models/golden/testdata/"
+
+// golden is what one of them computes.
+type golden struct {
+	ck      *weights.Checkpoint
+	Unit    int    `json:"unit"`
+	Late    bool   `json:"late"`
+	Grid    [2]int `json:"grid"`
+	Dim     int    `json:"dim"`
+	Patches [2]int `json:"patch_grid"` // where pictures are of any size
+}
+
+func readGolden(t testing.TB, family string) *golden {
+	data, err := os.ReadFile(goldens + family + "/golden.safetensors")
+	require.NoError(t, err)
+	g := &golden{}
+	g.ck, err = weights.Open(fstest.MapFS{weights.Single: {Data: data}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, g.ck.Close()) })
+	data, err = os.ReadFile(goldens + family + "/golden.json")
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(data, g))
+	return g
+}
+
+func (g *golden) floats(t testing.TB, name string, shape ...int) []float32 {
+	data, err := g.ck.Floats(name, shape...)
+	require.NoError(t, err)
+	return data
+}
+
+// feed encodes n units whose patches are given, [n*patches, values], in the tower's order.
+func (e *Encoder) feed(t testing.TB, n int, g Size, patches []float32) []compute.Matrix {
+	cells := e.c.grid(g)
+	out := make([]compute.Matrix, n)
+	staged := compute.Matrix{Rows: n * g.H * g.W, Cols: e.c.patchValues(), Data: patches}
+	require.Len(t, patches, staged.Rows*staged.Cols)
+	require.NoError(t, e.run(n, g, func(ops compute.Ops, dst compute.Tensor) { ops.Upload(dst, staged) }, func(ops compute.Ops, rows compute.Tensor) {
+		per := cells.H * cells.W
+		for i := range out {
+			out[i] = compute.NewMatrix(per, e.Dim())
+			ops.Download(out[i], rows.Slice(i*per, (i+1)*per))
+		}
+	}))
+	return out
+}
+
+// inOrder cuts pictures [n, 3, h, w] into patches in the tower's order.
+func (c *Config) inOrder(pixels []float32, h, w int) []float32 {
+	g, p := c.patchGrid(Size{h, w}), c.Vision.PatchSize
+	var out []float32
+	for ; len(pixels) > 0; pixels = pixels[3*h*w:] {
+		for _, at := range c.places(g) {
+			for ch := range 3 {
+				for y := range p {
+					from := (ch*h+at.y*p+y)*w + at.x*p
+					out = append(out, pixels[from:from+p]...)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// processed returns golden patches as the tower takes them, and the patch grid. Processors for pictures of any size give patches in squares.
+func (g *golden) processed(t testing.TB, c *Config, name string, n int) ([]float32, Size) {
+	v := c.Vision
+	if !v.Dynamic {
+		return c.inOrder(g.floats(t, name, slices.Concat(map[bool][]int{true: {n}}[name != "pixels"], []int{3, v.Image.H, v.Image.W})...), v.Image.H, v.Image.W), c.patchGrid(v.Image)
+	}
+	grid := Size{g.Patches[0], g.Patches[1]}
+	np, values := grid.H*grid.W, c.patchValues()
+	data := g.floats(t, name, n*np, values)
+	if c.side() == c.Join.Merge {
+		return data, grid
+	}
+	squares := Config{Vision: Vision{PatchSize: v.PatchSize}, Shuffle: c.Join.Merge} // of the processor's order
+	out := make([]float32, len(data))
+	for r := range n * np {
+		y, x := squares.place(grid, r%np)
+		to := r/np*np + y*grid.W + x
+		copy(out[to*values:(to+1)*values], data[r*values:])
+	}
+	return out, grid
+}
+
+func TestPublished(t *testing.T) {
+	for _, family := range []string{"smolvlm", "qwen2vl"} {
+		g := readGolden(t, family)
+		for name, open := range devices {
+			for as, tolerance := range map[compute.DType]float64{compute.F32: 5e-5, compute.BF16: 5e-2} {
+				t.Run(fmt.Sprintf("%s/%s/%v", family, name, as), func(t *testing.T) {
+					dev, err := open()
+					require.NoError(t, err)
+					defer dev.Close()
+					e, err := LoadWith(os.DirFS(goldens+family), dev, Options{Weights: as, Pixels: 4096})
+					require.NoError(t, err)
+					defer e.Close()
+					assert.Equal(t, g.Unit, e.Unit())
+					assert.Equal(t, g.Late, e.Late())
+					assert.Equal(t, g.Dim, e.Dim())
+					cells := g.Grid[0] * g.Grid[1]
+					width := e.c.Join.Dim
+					near := func(want []float32, have ...compute.Matrix) {
+						t.Helper()
+						var all []float32
+						for _, m := range have {
+							all = append(all, m.Data...)
+						}
+						assert.LessOrEqual(t, worst(t, want, all), tolerance)
+					}
+
+					pixels, grid := g.processed(t, e.c, "pixels", 1)
+					assert.Equal(t, Size{g.Grid[0], g.Grid[1]}, e.c.grid(grid))
+					still := e.feed(t, 1, grid, pixels)
+					near(g.floats(t, "features", cells, g.Dim), still...)
+					joined, err := e.Join(t.Context(), Rows{g.Grid[0], g.Grid[1], still[0]})
+					require.NoError(t, err)
+					near(g.floats(t, "embeds", joined[0].Rows, width), joined...)
+
+					units := 4 / g.Unit
+					pixels, grid = g.processed(t, e.c, "video.pixels", units)
+					near(g.floats(t, "video.embeds", units*cells, width), e.feed(t, units, grid, pixels)...)
+				})
+			}
+		}
+	}
+}
