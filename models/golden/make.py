@@ -196,15 +196,15 @@ class SentencePiece:
 # Prompts: a list of strings (special tokens by their names) and of pictures, in order.
 
 class Rows:
-    """Rows [at, at+h*w*t) of golden tensor `of`, which stand for one picture or one video; `name` is the token that holds their places."""
+    """Rows [at, at+t*h*w) of golden tensor `of`, which stand for one picture or one video; `name` is the token that holds their places."""
 
-    def __init__(self, of, at, grid, name, extra=0):
-        self.of, self.at, self.grid, self.name, self.extra = of, at, grid, name, extra
+    def __init__(self, of, at, grid, name):
+        self.of, self.at, self.grid, self.name = of, at, grid, name
         self.n = grid[0] * grid[1] * grid[2]
 
 
 def rendered(prompt):
-    return "".join(p if isinstance(p, str) else p.name * (p.n + p.extra) for p in prompt)
+    return "".join(p if isinstance(p, str) else p.name * p.n for p in prompt)
 
 
 def turns(*turns):
@@ -266,13 +266,7 @@ class Case:
         return self.tok.token_to_id(names.pop())
 
     def rows(self, prompt):
-        out = []
-        for p in prompt:
-            if isinstance(p, Rows):
-                out.append(self.golden[p.of][p.at:p.at + p.n])
-                if p.extra:
-                    out.append(self.golden["newline"])
-        return torch.cat(out)
+        return torch.cat([self.golden[p.of][p.at:p.at + p.n] for p in prompt if isinstance(p, Rows)])
 
     def finish(self):
         g = self.golden
@@ -319,7 +313,7 @@ def published(d, config, preprocessor, generation, tok):
     write(d / "preprocessor_config.json", preprocessor)
     write(d / "generation_config.json", generation)
     if isinstance(tok, Tokenizer):
-        tok.save(str(d / "tokenizer.json"))
+        tok.save(str(d / "tokenizer.json"), pretty=False)
 
 
 def reload(d, cls, rename, tok, seed, dtype=torch.float32, shards=1, tied=False):
@@ -659,11 +653,12 @@ def onevision(seed):
     both = model.model.apply_pooling(flat)
     golden = {"pixels": x[0], "unpooled": flat[0], "features": both[0], "embeds": both[0], "video.embeds": both.flatten(0, 1),
               "newline": model.model.image_newline[None].clone()}
-    one, four = Rows("embeds", 0, (1, 4, 4), "<video>", 1), Rows("video.embeds", 0, (FRAMES, 4, 4), "<video>", 1)
+    golden["rows"], golden["video.rows"] = (torch.cat([golden[k], golden["newline"]]) for k in ("embeds", "video.embeds"))
+    one, four = Rows("rows", 0, (1, 1, 17), "<video>"), Rows("video.rows", 0, (1, 1, FRAMES * 16 + 1), "<video>")
     lay = lambda r: [f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n", r, f"\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"]
     ref = Reference(model.model.language_model, model.lm_head, model.get_input_embeddings())
     case = Case("onevision", seed, tok, ref, golden, lay(one), lay(four), {
-        "unit": 1, "late": False, "grid": [4, 4], "dim": 48, "newline": True, "image_turns": turns(("system", SYSTEM),
+        "unit": 1, "late": False, "grid": [4, 4], "dim": 48, "image_turns": turns(("system", SYSTEM),
                 ("user", one, QUESTION)),
         "video_turns": turns(("system", SYSTEM), ("user", four, QUESTION))})
     for prompt, pics in ((case.image, x[:1]), (case.video, x)):
