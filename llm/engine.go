@@ -17,7 +17,9 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"afterimage/internal/compute"
 	"afterimage/internal/weights"
@@ -34,7 +36,7 @@ type Options struct {
 }
 
 // Token is one generated token. Text is what became certain with it: whole UTF-8 characters, "" while one is incomplete, and always
-// "" from an engine without a tokenizer.
+// "" from an engine without a tokenizer. What becomes certain only because the answer ends there comes last, with ID -1 and as no token.
 type Token struct {
 	ID   int32
 	Text string
@@ -284,6 +286,11 @@ func (e *Engine) Generate(ctx context.Context, p Prompt, o Options, emit func(To
 		}
 		return emit(t)
 	})
+	if err == nil && text != nil {
+		if rest := strings.TrimRight(text.Flush(), string(utf8.RuneError)); rest != "" { // half a character stays unsaid
+			err = emit(Token{ID: -1, Text: rest})
+		}
+	}
 	stats.CachedTokens, stats.Drafted, stats.Accepted, stats.Finish = r.cached, r.drafted, r.accepts, r.finish
 	stats.Total = time.Since(start)
 	if stats.Queued = stats.Total; !r.started.IsZero() {
