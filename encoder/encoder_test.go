@@ -204,7 +204,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"vlm", "text_config", nil, `encoder: config.json: vision_config and text_config must be given`},
 		{"vlm", "text_config", map[string]any{"hidden_size": 21}, `encoder: load: weights: model.safetensors: multi_modal_projector.linear_1.bias: want [21], have [20]`},
 		{"intern", "use_qk_norm", true, `encoder: config.json: use_qk_norm true is not supported`},
-		{"siglip", "num_hidden_layers", 4, `encoder: load: weights: encoder.layers.3.layer_norm1.weight: missing`},
+		{"siglip", "num_hidden_layers", 4, `encoder: load: weights: model.safetensors: encoder.layers.3.layer_norm1.weight: missing`},
 	} {
 		t.Run(tt.want, func(t *testing.T) {
 			_, err := LoadFS(withConfig(t, "testdata/"+tt.dir, map[string]any{tt.key: tt.val}), dev, compute.F32)

@@ -58,7 +58,7 @@ func onFastDevices(b *testing.B, bench func(b *testing.B, m *bare)) {
 func BenchmarkPrefill(b *testing.B) {
 	onFastDevices(b, func(b *testing.B, m *bare) {
 		s := &sequence{}
-		s.image(noise(fullMemory, m.c.Hidden), 1)
+		require.NoError(b, s.image(Part{Visual: noise(fullMemory, m.c.Hidden), ID: 1}))
 		for b.Loop() {
 			prefill(b, m, s)
 		}
@@ -70,7 +70,7 @@ func BenchmarkPrefill(b *testing.B) {
 func BenchmarkDecode(b *testing.B) {
 	onFastDevices(b, func(b *testing.B, m *bare) {
 		s := &sequence{}
-		s.image(noise(fullMemory, m.c.Hidden), 1)
+		require.NoError(b, s.image(Part{Visual: noise(fullMemory, m.c.Hidden), ID: 1}))
 		prefill(b, m, s)
 		next, past := []int32{1}, fullMemory
 		for b.Loop() {

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"strings"
 
 	"afterimage/internal/compute"
 )
 
-// Config is a checked config.json. Llama, Qwen2 and Phi-3 are settings of one decoder.
+// Config is a checked config.json. All decoders are settings of one: Llama's, with what Qwen2, Phi-3 and InternLM2 do otherwise.
 type Config struct {
 	Hidden, Layers, Heads, KVHeads, HeadDim int
 	MLP, Vocab                              int
@@ -18,9 +19,13 @@ type Config struct {
 	Eps                                     float32
 	QKVBias                                 bool
 	Tied                                    bool // the embedding table is the output head
-	Fused                                   bool // checkpoints hold q, k, v as one matrix, and gate and up as one
 	InvFreq                                 []float32
+	Sections                                [3]int  // of the angles, how many turn by time, height and width (M-RoPE); zero: positions have one axis
+	Turn                                    float32 // factor on cosines and sines; 0 is 1
 	EOS                                     []int32 // end-of-sequence tokens the config names; the tokenizer may add one
+
+	tiedUnsaid bool // the config does not say Tied: a checkpoint without a head means it
+	names      layout
 }
 
 // Limits keep a hostile config from asking for memory. maxContext also bounds the KV cache, which is sized at load.
@@ -33,7 +38,6 @@ const (
 
 type rawConfig struct {
 	ModelType   string          `json:"model_type"`
-	Text        json.RawMessage `json:"text_config"`
 	Hidden      int             `json:"hidden_size"`
 	Layers      int             `json:"num_hidden_layers"`
 	Heads       int             `json:"num_attention_heads"`
@@ -42,80 +46,160 @@ type rawConfig struct {
 	MLP         int             `json:"intermediate_size"`
 	Vocab       int             `json:"vocab_size"`
 	Positions   int             `json:"max_position_embeddings"`
+	Original    *int            `json:"original_max_position_embeddings"` // Phi-3's, of longrope
 	Act         string          `json:"hidden_act"`
-	Eps         *float32        `json:"rms_norm_eps"`
+	Eps         float32         `json:"rms_norm_eps"`
 	Tied        *bool           `json:"tie_word_embeddings"`
 	Bias        bool            `json:"attention_bias"`
+	AllBias     bool            `json:"bias"` // InternLM2's
 	MLPBias     bool            `json:"mlp_bias"`
+	QKNorms     bool            `json:"qk_layer_norms"`
+	Interleaved bool            `json:"rope_interleaved"`
 	Sliding     bool            `json:"use_sliding_window"`
 	Window      *int            `json:"sliding_window"` // Phi-3 needs no flag for it
+	LayerTypes  []string        `json:"layer_types"`
 	Partial     *float64        `json:"partial_rotary_factor"`
 	TP          *int            `json:"pretraining_tp"`
 	Quant       any             `json:"quantization_config"`
-	Theta       *float64        `json:"rope_theta"`
+	Theta       float64         `json:"rope_theta"`
 	RopeScaling *rawRope        `json:"rope_scaling"`    // transformers 4
 	Rope        *rawRope        `json:"rope_parameters"` // transformers 5, theta included
 	EOS         json.RawMessage `json:"eos_token_id"`
+
+	window bool // Window counts
+	axes   bool // positions have three axes
+	bias   bool // q, k and v have a bias
+	names  layout
 }
 
-type rawRope struct {
-	Type     string   `json:"rope_type"`
-	OldType  string   `json:"type"`
-	Theta    *float64 `json:"rope_theta"`
-	Factor   float64  `json:"factor"`
-	Low      float64  `json:"low_freq_factor"`
-	High     float64  `json:"high_freq_factor"`
-	Original float64  `json:"original_max_position_embeddings"`
-}
+// ReadConfig reads config.json of a model directory as it is published: of a decoder alone (llama, qwen2, phi3, internlm2), or of a model
+// with a vision tower beside one (afterimage_vlm, llava, llava_llama, llava_onevision, idefics3, smolvlm, qwen2_vl, qwen2_5_vl,
+// flash_vstream_qwen2_vl, vstream, internvl_chat). Anything that this decoder does not do is refused by name.
+//
+// The context is what the model was made for, at most 16384. Where that needs other rotary frequencies (longrope), it ends where the plain
+// ones do; see LoadOptions.Context.
+func ReadConfig(fsys fs.FS) (*Config, error) { return readConfig(fsys, 0) }
 
-// ReadConfig reads config.json of a model directory: an afterimage_vlm, or a llama, qwen2 or phi3 alone.
-func ReadConfig(fsys fs.FS) (*Config, error) {
+func readConfig(fsys fs.FS, context int) (*Config, error) {
 	raw, err := fs.ReadFile(fsys, "config.json")
 	if err != nil {
 		return nil, fmt.Errorf("llm: %w", err)
 	}
-	c, err := parseConfig(raw)
+	c, err := parseConfig(raw, context)
 	if err != nil {
 		return nil, fmt.Errorf("llm: config.json: %w", err)
 	}
 	return c, nil
 }
 
-func parseConfig(data []byte) (*Config, error) {
-	var raw rawConfig
-	if err := json.Unmarshal(data, &raw); err != nil {
+// whole is what parseConfig reads of a config before it knows where the decoder's is.
+type whole struct {
+	ModelType string          `json:"model_type"`
+	Text      json.RawMessage `json:"text_config"`
+	LLM       json.RawMessage `json:"llm_config"`
+	Tied      *bool           `json:"tie_word_embeddings"`
+	Quant     any             `json:"quantization_config"`
+	EOS       json.RawMessage `json:"eos_token_id"`
+}
+
+// text finds the decoder's config: where it is nested, by what path, and what model_type it has if it does not say.
+func (w *whole) text(data []byte) (text []byte, prefix, kind string, err error) {
+	nested, prefix := w.Text, "text_config"
+	switch w.ModelType {
+	case "afterimage_vlm", "llava_onevision", "idefics3", "smolvlm":
+	case "llava":
+		kind = "llama"
+	case "qwen2_vl", "qwen2_5_vl", "flash_vstream_qwen2_vl":
+		if kind = "qwen2_vl_text"; nested == nil { // as published: one flat config
+			return data, "", kind, nil
+		}
+	case "internvl_chat":
+		nested, prefix = w.LLM, "llm_config"
+	case "llava_llama", "vstream":
+		return data, "", "llama", nil
+	default:
+		return data, "", w.ModelType, nil
+	}
+	if nested == nil || string(nested) == "null" {
+		return nil, "", "", fmt.Errorf("%s must be given", prefix)
+	}
+	var inner whole
+	if err := json.Unmarshal(nested, &inner); err != nil {
+		return nil, "", "", fmt.Errorf("%s: %w", prefix, err)
+	}
+	if inner.ModelType != "" {
+		kind = inner.ModelType
+	}
+	return nested, prefix + ".", kind, nil
+}
+
+// parseConfig reads a config for a context of that many positions, 0 being the default.
+func parseConfig(data []byte, context int) (*Config, error) {
+	var outer whole
+	if err := json.Unmarshal(data, &outer); err != nil {
 		return nil, err
 	}
-	prefix, outerEOS := "", raw.EOS
-	if raw.ModelType == "afterimage_vlm" {
-		if raw.Text == nil {
-			return nil, errors.New("text_config must be given")
-		}
-		if raw.Quant != nil {
-			return nil, errors.New("quantization_config is not supported")
-		}
-		text := raw.Text
-		raw, prefix = rawConfig{}, "text_config."
-		if err := json.Unmarshal(text, &raw); err != nil {
-			return nil, fmt.Errorf("text_config: %w", err)
-		}
-		if raw.EOS == nil {
-			raw.EOS = outerEOS
-		}
+	text, prefix, kind, err := outer.text(data)
+	if err != nil {
+		return nil, err
 	}
-	c, err := raw.check()
+	if outer.Quant != nil {
+		return nil, errors.New("quantization_config is not supported")
+	}
+	raw, err := defaults(kind)
+	if err != nil {
+		return nil, fmt.Errorf("%s%w", prefix, err)
+	}
+	if err := json.Unmarshal(text, raw); err != nil {
+		if prefix != "" {
+			err = fmt.Errorf("%s: %w", strings.TrimSuffix(prefix, "."), err)
+		}
+		return nil, err
+	}
+	if raw.EOS == nil {
+		raw.EOS = outer.EOS
+	}
+	if raw.Tied == nil {
+		raw.Tied = outer.Tied
+	}
+	c, err := raw.check(context)
 	if err != nil {
 		return nil, fmt.Errorf("%s%w", prefix, err)
 	}
 	return c, nil
 }
 
-func (r *rawConfig) check() (*Config, error) {
-	switch r.ModelType {
-	case "llama", "qwen2", "phi3":
-	default:
-		return nil, fmt.Errorf("model_type %q is not supported", r.ModelType)
+// defaults are what a decoder's config means where it says nothing: published ones leave out what is as the model's own code has it.
+func defaults(kind string) (*rawConfig, error) {
+	r := &rawConfig{Act: "silu", Eps: 1e-6, Theta: 10000, names: llamaLayout()}
+	size := func(hidden, layers, heads, mlp, vocab, positions int) {
+		r.Hidden, r.Layers, r.Heads, r.MLP, r.Vocab, r.Positions = hidden, layers, heads, mlp, vocab, positions
 	}
+	kvHeads := func(n int) { r.KVHeads = &n }
+	switch kind {
+	case "llama":
+		size(4096, 32, 32, 11008, 32000, 2048)
+	case "qwen2":
+		size(4096, 32, 32, 22016, 151936, 32768)
+		kvHeads(32)
+		r.bias = true
+	case "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_vl", "qwen2_5_vl":
+		size(8192, 80, 64, 29568, 152064, 32768)
+		kvHeads(8)
+		r.Eps, r.Theta, r.bias, r.axes = 1e-5, 1e6, true, true
+	case "phi3":
+		size(3072, 32, 32, 8192, 32064, 4096)
+		r.Eps, r.window, r.names = 1e-5, true, phi3Layout()
+	case "internlm2":
+		size(4096, 32, 32, 11008, 103168, 2048)
+		r.AllBias, r.names = true, internLM2Layout()
+	default:
+		return nil, fmt.Errorf("model_type %q is not supported", kind)
+	}
+	return r, nil
+}
+
+func (r *rawConfig) check(context int) (*Config, error) {
 	if r.KVHeads == nil {
 		r.KVHeads = &r.Heads
 	}
@@ -136,114 +220,72 @@ func (r *rawConfig) check() (*Config, error) {
 			return nil, fmt.Errorf("%s %d is out of range 1 to %d", v.name, v.val, v.max)
 		}
 	}
-	if r.Heads%*r.KVHeads != 0 {
-		return nil, fmt.Errorf("num_key_value_heads %d does not divide num_attention_heads %d", *r.KVHeads, r.Heads)
-	}
-	if *r.HeadDim%2 != 0 {
-		return nil, fmt.Errorf("head_dim %d is odd", *r.HeadDim)
-	}
-	if r.Act != "" && r.Act != "silu" {
-		return nil, fmt.Errorf("hidden_act %q is not supported", r.Act)
-	}
-	for name, on := range map[string]bool{"attention_bias": r.Bias, "mlp_bias": r.MLPBias, "use_sliding_window": r.Sliding} {
-		if on {
-			return nil, fmt.Errorf("%s true is not supported", name)
-		}
-	}
-	if r.Partial != nil && *r.Partial != 1 {
-		return nil, fmt.Errorf("partial_rotary_factor %g is not supported", *r.Partial)
-	}
-	if r.TP != nil && *r.TP > 1 {
-		return nil, fmt.Errorf("pretraining_tp %d is not supported", *r.TP)
-	}
-	if r.Quant != nil {
-		return nil, errors.New("quantization_config is not supported")
+	if err := r.supported(); err != nil {
+		return nil, err
 	}
 	c := &Config{Hidden: r.Hidden, Layers: r.Layers, Heads: r.Heads, KVHeads: *r.KVHeads, HeadDim: *r.HeadDim, MLP: r.MLP,
-		Vocab: r.Vocab, Context: min(r.Positions, maxContext), Eps: 1e-6, QKVBias: r.ModelType == "qwen2", Fused: r.ModelType == "phi3",
-		Tied: r.Tied != nil && *r.Tied}
-	if c.Fused && r.Window != nil {
+		Vocab: r.Vocab, Context: min(r.Positions, maxContext), Eps: r.Eps, QKVBias: r.bias,
+		Tied: r.Tied != nil && *r.Tied, tiedUnsaid: r.Tied == nil, names: r.names}
+	if r.window && r.Window != nil {
 		if *r.Window < 1 {
 			return nil, fmt.Errorf("sliding_window %d is out of range", *r.Window)
 		}
 		c.Context = min(c.Context, *r.Window) // up to there it hides nothing
 	}
-	if r.Eps != nil {
-		c.Eps = *r.Eps
+	if context < 0 || context > c.Context {
+		return nil, fmt.Errorf("max_position_embeddings: a context of %d is out of range 1 to %d", context, c.Context)
 	}
 	if !(c.Eps >= 0 && c.Eps < 1) {
 		return nil, fmt.Errorf("rms_norm_eps %g is out of range", c.Eps)
 	}
-	var err error
-	if c.InvFreq, err = r.frequencies(); err != nil {
+	if err := r.turns(c, context); err != nil {
 		return nil, err
 	}
+	if context > 0 {
+		c.Context = context
+	}
+	var err error
 	if c.EOS, err = ids(r.EOS, r.Vocab); err != nil {
 		return nil, fmt.Errorf("eos_token_id %s: %w", r.EOS, err)
 	}
 	return c, nil
 }
 
-// frequencies returns RoPE's inverse frequencies, scaled as the config says.
-func (r *rawConfig) frequencies() ([]float32, error) {
-	theta, rope := 10000.0, r.RopeScaling
-	name := "rope_scaling"
-	if r.Rope != nil {
-		rope, name = r.Rope, "rope_parameters"
-		if rope.Theta != nil {
-			theta = *rope.Theta
+// supported refuses what this decoder does not do.
+func (r *rawConfig) supported() error {
+	if r.Heads%*r.KVHeads != 0 {
+		return fmt.Errorf("num_key_value_heads %d does not divide num_attention_heads %d", *r.KVHeads, r.Heads)
+	}
+	if *r.HeadDim%2 != 0 {
+		return fmt.Errorf("head_dim %d is odd", *r.HeadDim)
+	}
+	if r.Act != "silu" {
+		return fmt.Errorf("hidden_act %q is not supported", r.Act)
+	}
+	for _, v := range []struct {
+		name string
+		on   bool
+	}{{"attention_bias", r.Bias}, {"bias", r.AllBias}, {"mlp_bias", r.MLPBias}, {"use_sliding_window", r.Sliding}, {"qk_layer_norms", r.QKNorms},
+		{"rope_interleaved", r.Interleaved}} {
+		if v.on {
+			return fmt.Errorf("%s true is not supported", v.name)
 		}
 	}
-	if r.Theta != nil {
-		theta = *r.Theta
-	}
-	if !(theta > 0) || math.IsInf(theta, 0) {
-		return nil, fmt.Errorf("rope_theta %g is out of range", theta)
-	}
-	kind := "default"
-	if rope != nil {
-		if rope.Type == "" {
-			rope.Type = rope.OldType
-		}
-		if rope.Type != "" {
-			kind = rope.Type
+	for _, t := range r.LayerTypes {
+		if t != "full_attention" && !(r.window && t == "sliding_attention") { // the context ends with the window
+			return fmt.Errorf("layer_types: %q is not supported", t)
 		}
 	}
-	var scale func(freq float64) float64
-	switch kind {
-	case "default":
-		scale = func(f float64) float64 { return f }
-	case "linear":
-		scale = func(f float64) float64 { return f / rope.Factor }
-	case "llama3":
-		if !(rope.Low > 0 && rope.High > rope.Low && rope.Original >= 1) {
-			return nil, fmt.Errorf("%s: llama3 wants 0 < low_freq_factor < high_freq_factor and original_max_position_embeddings", name)
-		}
-		scale = rope.llama3
-	default:
-		return nil, fmt.Errorf("%s: rope_type %q is not supported", name, kind)
+	if r.Partial != nil && *r.Partial != 1 {
+		return fmt.Errorf("partial_rotary_factor %g is not supported", *r.Partial)
 	}
-	if kind != "default" && !(rope.Factor >= 1) {
-		return nil, fmt.Errorf("%s: factor %g is out of range", name, rope.Factor)
+	if r.TP != nil && *r.TP > 1 {
+		return fmt.Errorf("pretraining_tp %d is not supported", *r.TP)
 	}
-	freq := make([]float32, *r.HeadDim/2)
-	for j := range freq {
-		freq[j] = float32(scale(math.Pow(theta, -2*float64(j)/float64(*r.HeadDim))))
+	if r.Quant != nil {
+		return errors.New("quantization_config is not supported")
 	}
-	return freq, nil
-}
-
-// llama3 leaves short wavelengths alone, divides long ones by factor and blends in between.
-func (r *rawRope) llama3(f float64) float64 {
-	turns := r.Original * f / (2 * math.Pi) // full turns within the original context
-	switch {
-	case turns < r.Low:
-		return f / r.Factor
-	case turns > r.High:
-		return f
-	}
-	blend := (turns - r.Low) / (r.High - r.Low)
-	return (1-blend)*f/r.Factor + blend*f
+	return nil
 }
 
 // ids reads a token ID or a list of them; null is none.
@@ -267,8 +309,16 @@ func ids(raw json.RawMessage, vocab int) ([]int32, error) {
 	return list, nil
 }
 
+// axes is how many a position has.
+func (c *Config) axes() int {
+	if c.Sections != [3]int{} {
+		return 3
+	}
+	return 1
+}
+
 // decoder says the same to a device.
 func (c *Config) decoder(as compute.DType, pages int) compute.DecoderConfig {
 	return compute.DecoderConfig{Hidden: c.Hidden, Layers: c.Layers, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, MLP: c.MLP, Vocab: c.Vocab,
-		Context: c.Context, Pages: pages, Eps: c.Eps, QKVBias: c.QKVBias, Tied: c.Tied, InvFreq: c.InvFreq, Weights: as}
+		Context: c.Context, Pages: pages, Eps: c.Eps, QKVBias: c.QKVBias, Tied: c.Tied, InvFreq: c.InvFreq, Sections: c.Sections, Turn: c.Turn, Weights: as}
 }

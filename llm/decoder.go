@@ -31,13 +31,15 @@ type opsDecoder struct {
 
 	x, h, qkv, att, up, mid compute.Tensor // a pass, opsChunkRows rows
 	logits                  compute.Tensor // [opsStepRows, Vocab]
+	turns                   compute.Tensor // [chunk rows, HeadDim], see rotate; none where RoPE does
 
 	out    compute.Matrix // logits on the host
 	sample sampler
 
 	// The arguments of the pass under way: fields, so that handing run to the device allocates nothing.
 	segments  []compute.Segment
-	pos       []int32 // of every row
+	pos       []int32        // of every row; where turns is none
+	turn      compute.Matrix // what becomes turns
 	to, from  []int32
 	run, copy func(compute.Ops)
 }
@@ -52,14 +54,18 @@ type layer struct {
 // newOpsDecoder makes a decoder from the device's Ops. w is asked for everything here and not kept.
 func newOpsDecoder(ctx context.Context, dev compute.Device, c compute.DecoderConfig, w compute.DecoderWeights) (compute.Decoder, error) {
 	d := &opsDecoder{c: c, dev: dev, layers: make([]layer, c.Layers)}
-	kv := c.KVHeads * c.HeadDim
-	pageBytes := int64(c.Layers) * 2 * pageRows * int64(kv) * 4
 	least := pagesFor(c.Context)
-	if c.Pages == 0 {
-		c.Pages = max(least, min(4*least, int(opsPoolBytes/pageBytes)))
+	switch {
+	case c.Pages == 0 && c.Lean:
+		c.Pages = least
+	case c.Pages == 0:
+		c.Pages = max(least, min(4*least, int(opsPoolBytes/d.pageBytes())))
 	}
 	if c.Pages < least {
 		return nil, fmt.Errorf("%d pages of K/V are less than the %d of one context", c.Pages, least)
+	}
+	if err := c.CheckTurns(); err != nil {
+		return nil, err
 	}
 	chunk := min(opsChunkRows, c.Context)
 	d.limits = compute.DecoderLimits{Pages: c.Pages, StepRows: opsStepRows, ChunkRows: max(chunk, opsStepRows), Segments: opsStepRows}
@@ -67,10 +73,17 @@ func newOpsDecoder(ctx context.Context, dev compute.Device, c compute.DecoderCon
 		return nil, err
 	}
 	d.out = compute.NewMatrix(opsStepRows, c.Vocab)
-	d.pos = make([]int32, 0, d.limits.ChunkRows)
+	if d.tabled() {
+		d.turn = compute.NewMatrix(d.limits.ChunkRows, c.HeadDim)
+	} else {
+		d.pos = make([]int32, 0, d.limits.ChunkRows)
+	}
 	d.run, d.copy = d.pass, d.copyPages
 	return d, nil
 }
+
+// tabled tells that rows turn by a table made for every pass, not by RoPE: always or never, so that a row has the same bits in every pass.
+func (d *opsDecoder) tabled() bool { return d.c.Axes() == 3 || d.c.Turn != 0 && d.c.Turn != 1 }
 
 // place is a tensor of the decoder's arena; without data it stays zero.
 type place struct {
@@ -97,7 +110,7 @@ func (d *opsDecoder) load(ctx context.Context, w compute.DecoderWeights) error {
 		}
 		packed, err := d.dev.NewWeight(m, as)
 		failed = err
-		d.limits.Bytes += weightBytes(m, as)
+		d.limits.Weights += weightBytes(m, as)
 		return packed
 	}
 	vector := func(to *compute.Tensor, p compute.DecoderPart, layer int) {
@@ -146,6 +159,9 @@ func (d *opsDecoder) load(ctx context.Context, w compute.DecoderWeights) error {
 	room(&d.up, rows, 2*c.MLP)
 	room(&d.mid, rows, c.MLP)
 	room(&d.logits, opsStepRows, c.Vocab)
+	if d.tabled() {
+		room(&d.turns, rows, c.HeadDim)
+	}
 	if failed != nil {
 		return failed
 	}
@@ -154,9 +170,12 @@ func (d *opsDecoder) load(ctx context.Context, w compute.DecoderWeights) error {
 
 // finish gives every place its memory and values.
 func (d *opsDecoder) finish(ctx context.Context, places []place) (err error) {
-	var bytes int64
+	var bytes, vectors int64
 	for _, p := range places {
 		bytes += compute.AllocBytes(p.rows, p.cols)
+		if p.data != nil {
+			vectors += compute.AllocBytes(p.rows, p.cols)
+		}
 	}
 	if d.arena, err = d.dev.NewArena(bytes); err != nil {
 		return err
@@ -176,8 +195,15 @@ func (d *opsDecoder) finish(ctx context.Context, places []place) (err error) {
 	if err != nil {
 		return errors.Join(err, d.arena.Close())
 	}
-	d.limits.Bytes += bytes
+	d.limits.Bytes = d.limits.Weights + bytes
+	d.limits.Weights += vectors
+	d.limits.KV = int64(d.limits.Pages) * d.pageBytes()
 	return nil
+}
+
+// pageBytes is what a page takes in all layers.
+func (d *opsDecoder) pageBytes() int64 {
+	return int64(d.c.Layers) * 2 * pageRows * int64(d.c.KVHeads*d.c.HeadDim) * 4
 }
 
 func weightBytes(m compute.Matrix, as compute.DType) int64 {
@@ -210,7 +236,6 @@ func (d *opsDecoder) copyPages(ops compute.Ops) {
 // Forward implements compute.Decoder.
 func (d *opsDecoder) Forward(ctx context.Context, pass []compute.Segment) error {
 	rows, draws := 0, 0
-	d.pos = d.pos[:0]
 	for i := range pass {
 		s := &pass[i]
 		n := s.Rows()
@@ -220,14 +245,15 @@ func (d *opsDecoder) Forward(ctx context.Context, pass []compute.Segment) error 
 		case n == 0 || len(s.Draws) > n || len(s.Drawn) < len(s.Draws) || len(s.Pages)*pageRows < s.Past+n || s.Past+n > d.c.Context:
 			return fmt.Errorf("llm: forward: segment %d: %d rows after %d in %d pages, %d draws to %d", i, n, s.Past, len(s.Pages), len(s.Draws), len(s.Drawn))
 		}
-		for r := range n {
-			d.pos = append(d.pos, int32(s.Past+r))
+		if err := d.c.CheckPositions(s); err != nil {
+			return fmt.Errorf("llm: forward: segment %d: %w", i, err)
 		}
 		rows, draws = rows+n, draws+len(s.Draws)
 	}
 	if rows > d.limits.ChunkRows || draws > opsStepRows {
 		return fmt.Errorf("llm: forward: %d rows and %d draws in one pass", rows, draws)
 	}
+	d.stand(pass)
 	d.segments = pass
 	err := d.dev.Run(ctx, d.run)
 	d.segments = nil // rows belong to the caller
@@ -249,6 +275,36 @@ func (d *opsDecoder) Forward(ctx context.Context, pass []compute.Segment) error 
 	return nil
 }
 
+// stand notes where the rows of a pass stand, as positions or as what turns them.
+func (d *opsDecoder) stand(pass []compute.Segment) {
+	d.pos = d.pos[:0]
+	row := 0
+	for i := range pass {
+		s := &pass[i]
+		for r := range s.Rows() {
+			at := int32(s.Past + r)
+			switch {
+			case !d.tabled():
+				d.pos = append(d.pos, at)
+			case s.Positions != nil:
+				d.c.Turns(d.turn.Row(row), s.Positions[r])
+			default:
+				d.c.Turns(d.turn.Row(row), [3]int32{at, at, at})
+			}
+			row++
+		}
+	}
+}
+
+// rotate turns queries and keys, which lie side by side, by where their rows stand.
+func (d *opsDecoder) rotate(ops compute.Ops, x compute.Tensor) {
+	if d.tabled() {
+		ops.Rotate(x, d.turns.Slice(0, x.Rows), d.c.HeadDim)
+	} else {
+		ops.RoPE(x, d.c.HeadDim, d.pos, d.c.InvFreq)
+	}
+}
+
 // pass is one forward pass, top to bottom. Products go over the rows of all segments together, attention segment by segment.
 func (d *opsDecoder) pass(ops compute.Ops) {
 	c := &d.c
@@ -265,13 +321,16 @@ func (d *opsDecoder) pass(ops compute.Ops) {
 		}
 		want += len(d.segments[i].Draws)
 	}
+	if d.tabled() {
+		ops.Upload(d.turns.Slice(0, n), compute.Matrix{Rows: n, Cols: c.HeadDim, Data: d.turn.Data[:n*c.HeadDim]})
+	}
 	q, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	x, h, qkv, att := d.x.Slice(0, n), d.h.Slice(0, n), d.qkv.Slice(0, n), d.att.Slice(0, n)
 	for i := range d.layers {
 		l := &d.layers[i]
 		ops.RMSNorm(h, x, l.norm1, c.Eps)
 		ops.Linear(qkv, h, l.qkv, compute.LinearArgs{Bias: l.qkvB})
-		ops.RoPE(qkv.Columns(0, q+kv), c.HeadDim, d.pos, c.InvFreq) // queries and keys lie side by side
+		d.rotate(ops, qkv.Columns(0, q+kv))
 		d.store(ops, l, qkv.Columns(q, q+kv), qkv.Columns(q+kv, q+2*kv))
 		if i == len(d.layers)-1 && want == 0 {
 			return

@@ -15,8 +15,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"afterimage/internal/compute"
 	"afterimage/internal/weights"
@@ -33,7 +36,7 @@ type Options struct {
 }
 
 // Token is one generated token. Text is what became certain with it: whole UTF-8 characters, "" while one is incomplete, and always
-// "" from an engine without a tokenizer.
+// "" from an engine without a tokenizer. What becomes certain only because the answer ends there comes last, with ID -1 and as no token.
 type Token struct {
 	ID   int32
 	Text string
@@ -65,7 +68,8 @@ type Counters struct {
 
 	Pages, FreePages, CachedPages int // of K/V, 64 rows each: all, empty ones, and ones kept for prompts that begin alike
 	EvictedPages                  uint64
-	Bytes                         int64 // of device memory for weights and K/V
+	Bytes                         int64 // of device memory held, all together
+	WeightBytes, KVBytes          int64 // of that, weights and K/V; the rest is buffers
 }
 
 const (
@@ -98,10 +102,17 @@ type LoadOptions struct {
 	Drafter  Drafter       // may be nil
 	Pages    int           // of K/V, 64 rows each, at least one context; 0: what the device thinks best
 	MaxQueue int           // questions that may wait; 0 is 64
-	Seed     uint64        // of LoadRandom's weights
+	// Context is how many positions a sequence may take; 0: what ReadConfig says. Less saves K/V memory. More is possible only for models
+	// with longrope (Phi-3 128k, VideoChat-Online), which then turn by the frequencies of their long context throughout; up to the original
+	// length they answer better with 0.
+	Context int
+	// Lean keeps device memory for others: weights are held once, K/V for one context unless Pages says more, and passes are of moderate
+	// size. For a model that fills most of a GPU.
+	Lean bool
+	Seed uint64 // of LoadRandom's weights
 }
 
-// Load reads a Hugging Face directory (config.json, tokenizer.json, safetensors) and prepares the model on dev, its products in
+// Load reads a Hugging Face directory (config.json, the tokenizer's files, safetensors) and prepares the model on dev, its products in
 // the given precision. d may be nil. A sequence may take the model's context, at most 16384 positions.
 func Load(dir string, dev compute.Device, as compute.DType, d Drafter) (*Engine, error) {
 	return LoadFS(os.DirFS(dir), dev, as, d)
@@ -114,7 +125,7 @@ func LoadFS(fsys fs.FS, dev compute.Device, as compute.DType, d Drafter) (*Engin
 
 // LoadWith is LoadFS with everything that can be chosen.
 func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err error) {
-	c, err := ReadConfig(fsys)
+	c, err := readConfig(fsys, o.Context)
 	if err != nil {
 		return nil, err
 	}
@@ -135,16 +146,12 @@ func LoadWith(fsys fs.FS, dev compute.Device, o LoadOptions) (_ *Engine, err err
 }
 
 func readTokenizer(fsys fs.FS, c *Config) (*tokenizer.Tokenizer, error) {
-	raw, err := fs.ReadFile(fsys, "tokenizer.json")
-	if err != nil {
-		return nil, err
-	}
-	tok, err := tokenizer.Load(raw)
+	tok, err := tokenizer.Open(fsys)
 	if err != nil {
 		return nil, err
 	}
 	if n := tok.VocabSize(); n > c.Vocab {
-		return nil, fmt.Errorf("tokenizer.json has %d tokens, config.json says vocab_size %d", n, c.Vocab)
+		return nil, fmt.Errorf("the tokenizer has %d tokens, config.json says vocab_size %d", n, c.Vocab)
 	}
 	return tok, nil
 }
@@ -152,7 +159,7 @@ func readTokenizer(fsys fs.FS, c *Config) (*tokenizer.Tokenizer, error) {
 // LoadRandom makes an engine of config.json alone, with random weights, to time what a model of that size takes. It knows no words:
 // prompts are Tokens and Visual rows, and an answer goes on until MaxTokens.
 func LoadRandom(fsys fs.FS, dev compute.Device, o LoadOptions) (*Engine, error) {
-	c, err := ReadConfig(fsys)
+	c, err := readConfig(fsys, o.Context)
 	if err != nil {
 		return nil, err
 	}
@@ -161,11 +168,17 @@ func LoadRandom(fsys fs.FS, dev compute.Device, o LoadOptions) (*Engine, error) 
 
 // load makes an engine of a decoder. ck is nil for random weights.
 func load(c *Config, tok *tokenizer.Tokenizer, eos []int32, dev compute.Device, o LoadOptions, ck *weights.Checkpoint) (*Engine, error) {
+	if c.tiedUnsaid && ck != nil {
+		c.Tied = !newCheckpoint(c, ck).hasHead()
+	}
 	dc := c.decoder(o.Weights, o.Pages)
-	dc.Seed = o.Seed
+	dc.Seed, dc.Lean = o.Seed, o.Lean
 	dec, err := newDecoder(dev, dc, c, ck)
 	if err != nil {
 		return nil, fmt.Errorf("llm: load: %w", err)
+	}
+	if ck != nil {
+		debug.FreeOSMemory() // what weights were read through, which is gigabytes for a large model
 	}
 	return newEngine(c, tok, eos, dec, o), nil
 }
@@ -197,7 +210,8 @@ func newEngine(c *Config, tok *tokenizer.Tokenizer, eos []int32, dec compute.Dec
 	return &Engine{c: c, tok: tok, eos: eos, s: newScheduler(dec, o.Drafter, c.Context, c.Vocab, o.MaxQueue)}
 }
 
-// stopTokens gathers every token that ends an answer: from the two configs and by our own name for it.
+// stopTokens gathers every token that ends an answer: from the two configs, and by the names that chat templates end a turn with. Configs of
+// models that were made out of others often name the other's alone.
 func stopTokens(fsys fs.FS, c *Config, tok *tokenizer.Tokenizer) ([]int32, error) {
 	eos := slices.Clone(c.EOS)
 	if raw, err := fs.ReadFile(fsys, "generation_config.json"); err == nil {
@@ -213,17 +227,22 @@ func stopTokens(fsys fs.FS, c *Config, tok *tokenizer.Tokenizer) ([]int32, error
 		}
 		eos = append(eos, more...)
 	}
-	if id, ok := tok.Special("<|eos|>"); ok {
-		eos = append(eos, id)
+	for _, name := range []string{"<|eos|>", "<|im_end|>", "<|end|>", "<end_of_utterance>"} {
+		if id, ok := tok.Special(name); ok {
+			eos = append(eos, id)
+		}
 	}
 	if len(eos) == 0 {
-		return nil, errors.New("no end-of-sequence token: neither eos_token_id nor <|eos|> is given")
+		return nil, errors.New("no end-of-sequence token: eos_token_id is not given, and none of the known names is a special token")
 	}
 	return eos, nil
 }
 
 // Dim is the width that visual rows must have.
 func (e *Engine) Dim() int { return e.c.Hidden }
+
+// Axes is 3 where rows stand at positions of three axes (M-RoPE), which Part.Grid and Part.Positions say of visual rows, else 1.
+func (e *Engine) Axes() int { return e.c.axes() }
 
 // Context is the rows that a prompt and its answer may take together.
 func (e *Engine) Context() int { return e.c.Context }
@@ -267,6 +286,11 @@ func (e *Engine) Generate(ctx context.Context, p Prompt, o Options, emit func(To
 		}
 		return emit(t)
 	})
+	if err == nil && text != nil {
+		if rest := strings.TrimRight(text.Flush(), string(utf8.RuneError)); rest != "" { // half a character stays unsaid
+			err = emit(Token{ID: -1, Text: rest})
+		}
+	}
 	stats.CachedTokens, stats.Drafted, stats.Accepted, stats.Finish = r.cached, r.drafted, r.accepts, r.finish
 	stats.Total = time.Since(start)
 	if stats.Queued = stats.Total; !r.started.IsZero() {

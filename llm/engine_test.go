@@ -65,7 +65,9 @@ func must[T any](v T, err error) T {
 // answer generates and joins.
 func answer(t *testing.T, e *Engine, p Prompt, o Options) (ids []int32, text string, s Stats) {
 	s, err := e.Generate(context.Background(), p, o, func(tok Token) error {
-		ids, text = append(ids, tok.ID), text+tok.Text
+		if text += tok.Text; tok.ID >= 0 {
+			ids = append(ids, tok.ID)
+		}
 		return nil
 	})
 	require.NoError(t, err)
@@ -269,10 +271,10 @@ func TestLoadRefuses(t *testing.T) {
 		{"hidden_size", 1 << 30, at + `hidden_size 1073741824 is out of range 1 to 131072`},
 		{"quantization_config", map[string]any{}, at + `quantization_config is not supported`},
 		{"eos_token_id", 300, at + `eos_token_id 300: 300 is outside the vocabulary of 300`},
-		{"vocab_size", 299, `llm: tokenizer.json has 300 tokens, config.json says vocab_size 299`},
-		{"num_hidden_layers", 3, `llm: load: weights: language_model.model.layers.2.input_layernorm.weight: missing`},
+		{"vocab_size", 299, `llm: the tokenizer has 300 tokens, config.json says vocab_size 299`},
+		{"num_hidden_layers", 3, `llm: load: weights: model.safetensors: language_model.model.layers.2.input_layernorm.weight: missing`},
 		{"intermediate_size", 41, `llm: load: weights: model.safetensors: language_model.model.layers.0.mlp.gate_proj.weight: want [41 24], have [40 24]`},
-		{"tie_word_embeddings", false, `llm: load: weights: language_model.lm_head.weight: missing`},
+		{"tie_word_embeddings", false, `llm: load: weights: model.safetensors: language_model.lm_head.weight: missing`},
 	} {
 		t.Run(tt.want, func(t *testing.T) {
 			_, err := LoadFS(withConfig(t, map[string]any{tt.key: tt.val}), dev, compute.F32, nil)
@@ -294,7 +296,7 @@ func FuzzConfig(f *testing.F) {
 		f.Add(must(os.ReadFile("testdata/" + dir + "/config.json")))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := parseConfig(data)
+		c, err := parseConfig(data, 0)
 		if err != nil {
 			return
 		}

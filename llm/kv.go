@@ -3,11 +3,13 @@ package llm
 import "slices"
 
 // key says what a row of K/V was computed from; equal prefixes of keys mean equal K/V. A visual row is keyed by its part's ID,
-// its place in the part and the part's height, never by its values.
+// its place in the part and the part's height, never by its values. Where positions have one axis, a row stands where it is in the
+// sequence; where they have three, the key says where.
 type key struct {
 	visual uint64
 	row    int32 // a token's ID, or the row within the visual part
 	of     int32 // 0 for a token, the rows of the visual part
+	at     [3]int32
 }
 
 // cacheable tells a key that may be found again: a visual part with ID 0 is nobody's, so it never equals anything.

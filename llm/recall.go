@@ -71,7 +71,7 @@ func loadRecall(fsys fs.FS, dev compute.Device) (_ *Recall, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := parseConfig(raw)
+	c, err := parseConfig(raw, 0)
 	if err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}

@@ -39,6 +39,8 @@ type request struct {
 	generated, drafted, accepts int
 	segment                     compute.Segment // of the pass under way
 	spans                       []compute.Input
+	positions                   [][3]int32
+	ahead                       []key // of batch
 	batch, drawn                []int32
 	draws                       []compute.Draw
 
@@ -67,7 +69,7 @@ func (r *request) prefill(n int) {
 	if past+n == len(r.seq.keys) && !r.warms() {
 		draws = 1
 	}
-	r.prepare(past, n, draws)
+	r.prepare(past, r.seq.keys[past:past+n], draws)
 }
 
 // verify makes the segment of the last token and a draft of what follows.
@@ -76,11 +78,17 @@ func (r *request) verify(draft []int32) {
 	r.batch = append(r.batch, draft...)
 	r.spans = append(r.spans[:0], compute.Input{IDs: r.batch})
 	r.drafted += len(draft)
-	r.prepare(len(r.kv.keys), len(r.batch), len(r.batch))
+	past := len(r.kv.keys)
+	r.ahead = r.ahead[:0]
+	for i, id := range r.batch {
+		r.ahead = append(r.ahead, r.seq.token(id, past+i))
+	}
+	r.prepare(past, r.ahead, len(r.batch))
 }
 
-func (r *request) prepare(past, rows, draws int) {
-	r.kv.grow(past + rows)
+// prepare makes the segment of the rows in spans, whose keys are given.
+func (r *request) prepare(past int, keys []key, draws int) {
+	r.kv.grow(past + len(keys))
 	r.draws, r.drawn = r.draws[:0], r.drawn[:0]
 	for i := range draws {
 		d := r.draw
@@ -90,6 +98,19 @@ func (r *request) prepare(past, rows, draws int) {
 		r.draws, r.drawn = append(r.draws, d), append(r.drawn, -1)
 	}
 	r.segment = compute.Segment{Inputs: r.spans, Past: past, Pages: r.kv.pages, Draws: r.draws, Drawn: r.drawn}
+	if r.seq.axes != 3 {
+		return
+	}
+	r.positions = r.positions[:0]
+	apart := false // from where they would stand anyway
+	for i, k := range keys {
+		at := int32(past + i)
+		apart = apart || k.at != [3]int32{at, at, at}
+		r.positions = append(r.positions, k.at)
+	}
+	if apart {
+		r.segment.Positions = r.positions
+	}
 }
 
 // accept takes what a pass over the segment drew. It returns how the request ended with that, if it did.
@@ -114,7 +135,7 @@ func (r *request) accept(context int) (finish string, err error) {
 		if y < 0 {
 			return "", errNotFinite
 		}
-		r.kv.add(key{row: r.batch[i]})
+		r.kv.add(r.ahead[i])
 		right := i+1 < len(r.batch) && r.batch[i+1] == y
 		if right {
 			r.accepts++

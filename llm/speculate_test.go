@@ -22,6 +22,7 @@ type fake struct {
 	vocab  int
 	limits compute.DecoderLimits
 	sample sampler
+	placed bool // where a row stands is part of it
 
 	mu     sync.Mutex
 	pages  [][pageRows]int32
@@ -76,6 +77,13 @@ func (f *fake) Forward(ctx context.Context, pass []compute.Segment) error {
 				} else {
 					id = -2 - int32(in.Visual.Row(r)[0])
 				}
+				stand := [3]int32{int32(at), int32(at), int32(at)}
+				if s.Positions != nil {
+					stand = s.Positions[at-s.Past]
+				}
+				if f.placed {
+					id = placed(id, stand)
+				}
 				page := s.Pages[at/pageRows]
 				f.pages[page][at%pageRows] = id
 				written[page] = true
@@ -107,6 +115,9 @@ func (f *fake) Forward(ctx context.Context, pass []compute.Segment) error {
 	}
 	return nil
 }
+
+// placed is a row together with where it stands.
+func placed(id int32, at [3]int32) int32 { return id + 7919*(at[0]+31*at[1]+17*at[2]) }
 
 // last is the three rows before row n.
 func (f *fake) last(pages []int32, n int) (ids []int32) {

@@ -1,6 +1,11 @@
 package compute
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+)
 
 // Decoders is implemented by a Device that runs a language model better whole than op by op: with K/V in its own layout, drawing
 // tokens itself, and without a launch for every op. On other devices the same Decoder is built from Ops.
@@ -21,8 +26,79 @@ type DecoderConfig struct {
 	QKVBias bool
 	Tied    bool      // the embedding table is the head
 	InvFreq []float32 // HeadDim/2
-	Weights DType     // of all products; the embedding table is BF16 where this is less, and norms and biases are F32
-	Seed    uint64    // of random weights
+	// Sections, where not zero, says that a row stands at a position of three axes: of the HeadDim/2 angles the first Sections[0] turn by
+	// its time, the next by its height and the last by its width (M-RoPE).
+	Sections [3]int
+	Turn     float32 // factor on cosines and sines (longrope's attention factor); 0 is 1
+	Weights  DType   // of all products; the embedding table is BF16 where this is less, and norms and biases are F32
+	Seed     uint64  // of random weights
+	// Lean keeps memory for others: weights are held once, Pages 0 is one Context, and buffers are for passes of moderate size.
+	Lean bool
+}
+
+// Axes is 3 where positions have three axes, else 1.
+func (c *DecoderConfig) Axes() int {
+	if c.Sections != [3]int{} {
+		return 3
+	}
+	return 1
+}
+
+// CheckTurns refuses frequencies, sections and a factor that do not fit a head.
+func (c *DecoderConfig) CheckTurns() error {
+	s := c.Sections
+	switch {
+	case len(c.InvFreq) != c.HeadDim/2:
+		return fmt.Errorf("%d rotary frequencies for heads of %d", len(c.InvFreq), c.HeadDim)
+	case c.Axes() == 3 && (min(s[0], s[1], s[2]) < 0 || s[0]+s[1]+s[2] != c.HeadDim/2):
+		return fmt.Errorf("sections %v of %d rotary angles", s, c.HeadDim/2)
+	case !(c.Turn >= 0) || math.IsInf(float64(c.Turn), 0):
+		return fmt.Errorf("factor %g on cosines and sines", c.Turn)
+	}
+	return nil
+}
+
+// CheckPositions refuses a segment's positions that the decoder cannot have.
+func (c *DecoderConfig) CheckPositions(s *Segment) error {
+	switch {
+	case s.Positions == nil:
+		return nil
+	case c.Axes() != 3:
+		return errors.New("positions of three axes, the decoder's have one")
+	case len(s.Positions) != s.Rows():
+		return fmt.Errorf("%d positions of %d rows", len(s.Positions), s.Rows())
+	}
+	for i, at := range s.Positions {
+		if min(at[0], at[1], at[2]) < 0 {
+			return fmt.Errorf("row %d stands at %v", i, at)
+		}
+	}
+	return nil
+}
+
+// Turns writes what turns a row at a position into dst, of headDim values, at least HeadDim: cosines of the angles, and from headDim/2 on
+// their sines. What is wider than a head turns by nothing. The angle is rounded to float32 first, as the models' own code has it.
+func (c *DecoderConfig) Turns(dst []float32, at [3]int32) {
+	half := len(dst) / 2
+	turn := c.Turn
+	if turn == 0 {
+		turn = 1
+	}
+	for j := range half {
+		if j >= len(c.InvFreq) {
+			dst[j], dst[half+j] = 1, 0
+			continue
+		}
+		axis := 0
+		if c.Axes() == 3 && j >= c.Sections[0] {
+			axis = 1
+			if j >= c.Sections[0]+c.Sections[1] {
+				axis = 2
+			}
+		}
+		sin, cos := math.Sincos(float64(float32(at[axis]) * c.InvFreq[j]))
+		dst[j], dst[half+j] = float32(cos)*turn, float32(sin)*turn
+	}
 }
 
 // DecoderPart names a tensor of a decoder.
@@ -65,7 +141,9 @@ type DecoderLimits struct {
 	StepRows  int   // rows of a pass that are exact, see Forward
 	ChunkRows int   // rows of any pass
 	Segments  int   // of one pass
-	Bytes     int64 // of device memory held, weights and K/V
+	Bytes     int64 // of device memory held, all together
+	Weights   int64 // of that, weights
+	KV        int64 // and K/V; the rest is buffers
 }
 
 // Segment is one sequence's part of a pass.
@@ -78,6 +156,10 @@ type Segment struct {
 	// last past row when that is -1. A row sees the past and its ancestors and stands at position Past + its depth; its K/V is
 	// written at row Past+i all the same. At most 32 rows.
 	Parents []int32
+
+	// Positions, where the decoder's have three axes, are those of the new rows: time, height, width, none negative. nil: row i stands at
+	// Past+i (in a tree at Past + its depth) on all axes.
+	Positions [][3]int32
 
 	Draws []Draw // how to draw a token after each of the last len(Draws) new rows; none: nothing is drawn
 	// Drawn receives the tokens, one for each of Draws. A row whose logits are not finite gives -1.

@@ -68,6 +68,7 @@ func (l *Loader) stack(parts []Part, shape func(Part) []int) []float32 {
 		t, _ := l.c.find(p.Name, shape(p)...) // it was found just now
 		n := product(shape(p))
 		t.floats(rest[:n])
+		t.drop()
 		rest = rest[n:]
 	}
 	return data

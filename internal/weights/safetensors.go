@@ -29,6 +29,7 @@ type tensor struct {
 	shape []int
 	data  []byte
 
+	mapped bool                // data are a mapped file's
 	random func(dst []float32) // writes the elements, where there are no data
 }
 
@@ -41,6 +42,9 @@ type header struct {
 // parse reads the header of one safetensors file held in buf and returns views of its tensors. As the format demands, the
 // tensors must cover the data exactly, without holes or overlaps, in any order.
 func parse(file string, buf []byte) (map[string]tensor, error) {
+	if bytes.HasPrefix(buf, []byte("version https://git-lfs")) {
+		return nil, errors.New("a Git LFS pointer, not the file it stands for")
+	}
 	if len(buf) < 8 {
 		return nil, fmt.Errorf("truncated: %d bytes, the header length alone takes 8", len(buf))
 	}
@@ -147,6 +151,13 @@ func (h header) view(data []byte) (tensor, error) {
 		return tensor{}, fmt.Errorf("shape %v of %s takes %d bytes, data_offsets give %d", h.Shape, h.DType, size, h.Offsets[1]-h.Offsets[0])
 	}
 	return tensor{dtype: h.DType, shape: shape, data: data[h.Offsets[0]:h.Offsets[1]:h.Offsets[1]]}, nil
+}
+
+// drop lets go of the memory that a mapped tensor's data take. They are read again from the file if they are wanted again.
+func (t tensor) drop() {
+	if t.mapped {
+		dropPages(t.data)
+	}
 }
 
 func (t tensor) usable() bool { return t.dtype == "F32" || t.dtype == "BF16" || t.dtype == "F16" }

@@ -27,7 +27,7 @@ type Checkpoint struct {
 	tensors map[string]tensor
 	unmap   []func() error
 	random  *Random // instead of tensors
-	file    string  // of OpenFile, for messages
+	file    string  // what says which tensors there are, for messages
 }
 
 // Open reads the checkpoint in fsys: model.safetensors, or the shards that model.safetensors.index.json lists. A file of the
@@ -47,8 +47,16 @@ func Open(fsys fs.FS) (_ *Checkpoint, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
 	}
+	c.file = files[0]
+	if where != nil {
+		c.file = Index
+	}
 	for _, file := range files {
-		if err := c.add(fsys, file); err != nil {
+		err := c.add(fsys, file)
+		if where != nil && errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("weights: %s: weight_map: %s of %s: %w", Index, file, holder(where, file), fs.ErrNotExist)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("weights: %s: %w", file, err)
 		}
 	}
@@ -77,6 +85,9 @@ func shards(fsys fs.FS) (files []string, where map[string]string, err error) {
 	}
 	raw, err := fs.ReadFile(fsys, Index)
 	if errors.Is(err, fs.ErrNotExist) {
+		if name := pickle(fsys); name != "" {
+			return nil, nil, fmt.Errorf("%s: a pickle can run code and is not read: %s or %s is wanted", name, Single, Index)
+		}
 		return nil, nil, fmt.Errorf("neither %s nor %s found", Single, Index)
 	} else if err != nil {
 		return nil, nil, err
@@ -93,10 +104,30 @@ func shards(fsys fs.FS) (files []string, where map[string]string, err error) {
 	files = slices.Compact(slices.Sorted(maps.Values(index.Map)))
 	for _, f := range files {
 		if !fs.ValidPath(f) || f == "." {
-			return nil, nil, fmt.Errorf("%s: %q is not a path inside the model directory", Index, f)
+			return nil, nil, fmt.Errorf("%s: weight_map: %q of %s is not a path inside the model directory", Index, f, holder(index.Map, f))
 		}
 	}
 	return files, index.Map, nil
+}
+
+// holder is the first tensor that a weight_map says is in a file.
+func holder(where map[string]string, file string) string {
+	for _, name := range slices.Sorted(maps.Keys(where)) {
+		if where[name] == file {
+			return name
+		}
+	}
+	return ""
+}
+
+// pickle is the name of a file of weights in PyTorch's own format, or "".
+func pickle(fsys fs.FS) string {
+	for _, pattern := range []string{"pytorch_model*.bin", "*.pt", "*.pth", "*.bin"} {
+		if names, err := fs.Glob(fsys, pattern); err == nil && len(names) > 0 {
+			return names[0]
+		}
+	}
+	return ""
 }
 
 func (c *Checkpoint) add(fsys fs.FS, file string) error {
@@ -112,6 +143,7 @@ func (c *Checkpoint) add(fsys fs.FS, file string) error {
 		return err
 	}
 	for name, t := range tensors {
+		t.mapped = unmap != nil
 		if other, dup := c.tensors[name]; dup {
 			return fmt.Errorf("%s: also in %s", name, other.file)
 		}
@@ -139,15 +171,39 @@ func (c *Checkpoint) Has(name string) bool { _, ok := c.tensors[name]; return ok
 // Names returns every tensor's name, sorted.
 func (c *Checkpoint) Names() []string { return slices.Sorted(maps.Keys(c.tensors)) }
 
+// Shape returns the shape of a tensor; ok is false where there is none of that name, and of a Random.
+func (c *Checkpoint) Shape(name string) (shape []int, ok bool) {
+	t, ok := c.tensors[name]
+	return slices.Clone(t.shape), ok
+}
+
 // Floats returns the named tensor as float32, row-major, or an error when it is missing, of another shape or not a float.
 func (c *Checkpoint) Floats(name string, shape ...int) ([]float32, error) {
-	t, err := c.find(name, shape...)
-	if err != nil {
+	if err := c.Check(name, shape...); err != nil {
 		return nil, err
 	}
 	dst := make([]float32, product(shape))
+	return dst, c.Read(dst, name, shape...)
+}
+
+// Check is Floats without the values.
+func (c *Checkpoint) Check(name string, shape ...int) error {
+	_, err := c.find(name, shape...)
+	return err
+}
+
+// Read is Floats into dst, which has room for just as many.
+func (c *Checkpoint) Read(dst []float32, name string, shape ...int) error {
+	t, err := c.find(name, shape...)
+	if err != nil {
+		return err
+	}
+	if len(dst) != product(shape) {
+		return fmt.Errorf("weights: %s: %v in room for %d", name, shape, len(dst))
+	}
 	t.floats(dst)
-	return dst, nil
+	t.drop()
+	return nil
 }
 
 // find checks name and shape before anything is allocated: a shape the file holds is never larger than the file.
@@ -156,11 +212,8 @@ func (c *Checkpoint) find(name string, shape ...int) (tensor, error) {
 		return tensor{random: c.random.filler(name, shape)}, nil
 	}
 	t, ok := c.tensors[name]
-	if !ok && c.file != "" {
-		return t, fmt.Errorf("weights: %s: %s: missing", c.file, name)
-	}
 	if !ok {
-		return t, fmt.Errorf("weights: %s: missing", name)
+		return t, fmt.Errorf("weights: %s: %s: missing", c.file, name)
 	}
 	if !slices.Equal(t.shape, shape) {
 		return t, fmt.Errorf("weights: %s: %s: want %v, have %v", t.file, name, shape, t.shape)

@@ -73,7 +73,7 @@ func TestDTypes(t *testing.T) {
 	_, err = c.Floats("f", 1<<40, 1<<20)
 	assert.EqualError(t, err, "weights: model.safetensors: f: want [1099511627776 1048576], have [1 2]")
 	_, err = c.Floats("g", 2)
-	assert.EqualError(t, err, "weights: g: missing")
+	assert.EqualError(t, err, "weights: model.safetensors: g: missing")
 	_, err = c.Floats("i")
 	assert.EqualError(t, err, "weights: model.safetensors: i: dtype I64 cannot be used, want F32, F16 or BF16")
 	nan := float16(0x7e00)
@@ -88,6 +88,7 @@ var hostile = []struct {
 }{
 	{"empty", nil, "truncated: 0 bytes, the header length alone takes 8"},
 	{"short length", []byte{1, 2, 3}, "truncated: 3 bytes"},
+	{"git lfs pointer", []byte("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), "a Git LFS pointer, not the file it stands for"},
 	{"huge header", []byte{255, 255, 255, 255, 255, 255, 255, 255}, "header of 18446744073709551615 bytes, the limit is 100000000"},
 	{"header past the end", []byte{9, 0, 0, 0, 0, 0, 0, 0, '{', '}'}, "truncated: header of 9 bytes, file has 2"},
 	{"not an object", file(`[]`), "header: not a JSON object"},
@@ -134,6 +135,8 @@ func TestShards(t *testing.T) {
 	assert.Equal(t, []float32{2, 3}, b)
 	_, err = c.Floats("b", 3)
 	assert.EqualError(t, err, "weights: x-2.safetensors: b: want [3], have [2]")
+	_, err = c.Floats("c", 3)
+	assert.EqualError(t, err, "weights: model.safetensors.index.json: c: missing")
 	require.NoError(t, c.Close())
 
 	dir := t.TempDir() // mapped
@@ -155,9 +158,20 @@ func TestShards(t *testing.T) {
 		{"nothing", fstest.MapFS{}, "weights: neither model.safetensors nor model.safetensors.index.json found"},
 		{"bad index", fstest.MapFS{Index: index(`{`)}, "weights: model.safetensors.index.json: unexpected end of JSON input"},
 		{"empty index", fstest.MapFS{Index: index(`{}`)}, "weights: model.safetensors.index.json: weight_map is empty"},
-		{"outside", fstest.MapFS{Index: index(`{"weight_map":{"a":"../../etc/passwd"}}`)}, `weights: model.safetensors.index.json: "../../etc/passwd" is not a path inside the model directory`},
-		{"absent", fstest.MapFS{Index: index(`{"weight_map":{"a":"x"}}`)}, "weights: x: open x: file does not exist"},
+		{"outside", fstest.MapFS{Index: index(`{"weight_map":{"a":"../../etc/passwd"}}`)}, `weights: model.safetensors.index.json: weight_map: "../../etc/passwd" of a is not a path inside the model directory`},
+		{"absent", fstest.MapFS{Index: index(`{"weight_map":{"a":"x"}}`)}, "weights: model.safetensors.index.json: weight_map: x of a: file does not exist"},
 		{"elsewhere", fstest.MapFS{Index: index(`{"weight_map":{"a":"x","b":"x"}}`), "x": {Data: one}}, "weights: model.safetensors.index.json: b: not in x"},
+		{"absolute", fstest.MapFS{Index: index(`{"weight_map":{"b":"x","a":"/etc/passwd"}}`)}, `weights: model.safetensors.index.json: weight_map: "/etc/passwd" of a is not a path inside the model directory`},
+		{"no path", fstest.MapFS{Index: index(`{"weight_map":{"a":"."}}`)}, `weights: model.safetensors.index.json: weight_map: "." of a is not a path inside the model directory`},
+		{"no map", fstest.MapFS{Index: index(`{"weight_map":["x"]}`)}, "weights: model.safetensors.index.json: json: cannot unmarshal array into Go struct field .weight_map of type map[string]string"},
+		{"one absent", fstest.MapFS{Index: index(`{"weight_map":{"c":"z","b":"y","a":"x"}}`), "x": {Data: one}}, "weights: model.safetensors.index.json: weight_map: y of b: file does not exist"},
+		{"truncated shard", fstest.MapFS{Index: index(`{"weight_map":{"a":"x","b":"y"}}`), "x": {Data: one}, "y": {Data: two[:len(two)-3]}},
+			"weights: y: b: data_offsets [0 8] out of range, file has 5 bytes of data"},
+		{"shard cut in its header", fstest.MapFS{Index: index(`{"weight_map":{"a":"x","b":"y"}}`), "x": {Data: one}, "y": {Data: two[:20]}},
+			"weights: y: truncated: header of 54 bytes, file has 12"},
+		{"pickles", fstest.MapFS{"pytorch_model-00002-of-00002.bin": {}, "pytorch_model-00001-of-00002.bin": {}, "pytorch_model.bin.index.json": {}},
+			"weights: pytorch_model-00001-of-00002.bin: a pickle can run code and is not read: model.safetensors or model.safetensors.index.json is wanted"},
+		{"one pickle", fstest.MapFS{"consolidated.00.pth": {}}, "weights: consolidated.00.pth: a pickle can run code and is not read: model.safetensors or model.safetensors.index.json is wanted"},
 		{"twice", fstest.MapFS{Index: index(`{"weight_map":{"a":"x","b":"y"}}`), "x": {Data: one}, "y": {Data: one}}, "weights: y: a: also in x"},
 	} {
 		_, err := Open(tt.fs)

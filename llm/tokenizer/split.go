@@ -12,11 +12,35 @@ import (
 // splitter is one pre-tokeniser: find cuts a piece of text into matches and the text between them, behaviour says which of
 // these become pieces of their own.
 type splitter struct {
-	find        func(text string, deadline time.Time, match func(from, to int))
-	invert      bool
-	behaviour   behaviour
-	byteLevel   bool // the last one: what follows works on bytes
-	prefixSpace bool // ByteLevel's: a piece that does not begin with a space gets one
+	find      finder
+	invert    bool
+	behaviour behaviour
+	byteLevel bool    // the last one: what follows works on bytes
+	space     string  // ByteLevel's and Metaspace's: what a space is written as
+	prepend   prepend // and where a piece that does not begin with one gets one
+}
+
+// finder calls match for every place in text that it looks for, in order.
+type finder func(text string, deadline time.Time, match func(from, to int))
+
+type prepend uint8
+
+const (
+	never  prepend = iota
+	always         // before every piece
+	first          // before the beginning of a text
+)
+
+// prefix rewrites spaces and puts one before the piece where that is due.
+func (s splitter) prefix(piece string, at edge) string {
+	if s.space != "" && s.space != " " {
+		piece = strings.ReplaceAll(piece, " ", s.space)
+	}
+	due := s.prepend == always && !at.inside || s.prepend == first && at.first
+	if due && !strings.HasPrefix(piece, s.space) {
+		return s.space + piece
+	}
+	return piece
 }
 
 type behaviour uint8
@@ -34,10 +58,10 @@ var behaviours = map[string]behaviour{
 	"MergedWithNext": mergedWithNext, "Contiguous": contiguous,
 }
 
-// each calls fn for every piece of text, in order.
-func (s splitter) each(text string, deadline time.Time, fn func(string)) {
+// each calls fn for every piece of text and the place where it begins, in order.
+func (s splitter) each(text string, deadline time.Time, fn func(piece string, from int)) {
 	if s.find == nil {
-		fn(text)
+		fn(text, 0)
 		return
 	}
 	type part struct {
@@ -52,11 +76,11 @@ func (s splitter) each(text string, deadline time.Time, fn func(string)) {
 		match = match != s.invert
 		switch last := len(parts) - 1; {
 		case s.behaviour == isolated:
-			fn(text[from:to])
+			fn(text[from:to], from)
 			return
 		case s.behaviour == removed:
 			if !match {
-				fn(text[from:to])
+				fn(text[from:to], from)
 			}
 			return
 		case last >= 0 && s.behaviour == mergedWithPrevious && match && !parts[last].match,
@@ -80,7 +104,7 @@ func (s splitter) each(text string, deadline time.Time, fn func(string)) {
 	})
 	emit(at, len(text), false)
 	for _, p := range parts {
-		fn(text[p.from:p.to])
+		fn(text[p.from:p.to], p.from)
 	}
 }
 
@@ -89,7 +113,7 @@ const gpt2Pattern = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 
 // findRegex matches with a backtracking engine (the published patterns look ahead, which Go's own cannot do), so every match
 // has a time limit and what follows a match that hit it is cut at white space.
-func findRegex(re *regexp2.Regexp) func(string, time.Time, func(int, int)) {
+func findRegex(re *regexp2.Regexp) finder {
 	return func(text string, deadline time.Time, match func(int, int)) {
 		if time.Now().After(deadline) {
 			findSpaces(text, match)
@@ -136,7 +160,7 @@ func findSpaces(text string, match func(from, to int)) {
 	}
 }
 
-func findString(s string) func(string, time.Time, func(int, int)) {
+func findString(s string) finder {
 	return func(text string, _ time.Time, match func(int, int)) {
 		for at := 0; ; {
 			i := strings.Index(text[at:], s)
@@ -149,10 +173,40 @@ func findString(s string) func(string, time.Time, func(int, int)) {
 	}
 }
 
-func findDigits(text string, _ time.Time, match func(int, int)) {
-	for i, r := range text {
-		if unicode.IsNumber(r) {
-			match(i, i+utf8.RuneLen(r))
+// findRunes finds every single character that is of a kind.
+func findRunes(is func(rune) bool) finder {
+	return func(text string, _ time.Time, match func(int, int)) {
+		for i, r := range text {
+			if is(r) {
+				match(i, i+utf8.RuneLen(r))
+			}
 		}
 	}
+}
+
+// findWords finds runs of word characters and runs of what is neither that nor white space.
+func findWords(text string, _ time.Time, match func(int, int)) {
+	const space, word, other = 0, 1, 2
+	from, kind := 0, space
+	for i, r := range text {
+		k := other
+		if isWord(r) {
+			k = word
+		} else if unicode.IsSpace(r) {
+			k = space
+		}
+		if k != kind {
+			if kind != space {
+				match(from, i)
+			}
+			from, kind = i, k
+		}
+	}
+	if kind != space {
+		match(from, len(text))
+	}
+}
+
+func isPunctuation(r rune) bool {
+	return r < 0x80 && strings.ContainsRune("$+<=>^`|~", r) || unicode.IsPunct(r)
 }

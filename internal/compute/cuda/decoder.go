@@ -23,7 +23,7 @@ type decoder struct {
 
 	table  devptr // bf16 [vocab][hidden], the embedding
 	weave  devptr // int32 [2*mlp], the order of rows of gate and up projections in gemm.swiglu
-	turns  devptr // f32 [Context][headDim], see turnTable
+	turns  turns
 	layers []decoderLayer
 	norm   devptr // f32 [hidden]
 	head   *skinny
@@ -65,8 +65,9 @@ const (
 	maxTreeRows  = 32
 	widen        = 128 // columns are widened to multiples of this: what int4's groups need
 	defaultChunk = 16384
-	pieceRows    = 16  // of what is recorded: products of 32 rows take more than twice as long as those of 16
-	unpackRows   = 128 // passes up to this go through the kernels for few rows where weights are not held dense
+	leanChunk    = 2048 // a longer pass hides its reading of the weights no better
+	pieceRows    = 16   // of what is recorded: products of 32 rows take more than twice as long as those of 16
+	unpackRows   = 128  // passes up to this go through the kernels for few rows where weights are not held dense
 )
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
@@ -100,12 +101,13 @@ func newDecoderShape(c compute.DecoderConfig) (decoderShape, error) {
 		return bad("%d heads do not share %d K/V heads evenly", c.Heads, c.KVHeads)
 	case c.HeadDim%2 != 0 || nativeHead(c.HeadDim) == 0:
 		return bad("heads of %d: only even sizes to 128: %w", c.HeadDim, errors.ErrUnsupported)
-	case len(c.InvFreq) != c.HeadDim/2:
-		return bad("%d rotary frequencies for heads of %d", len(c.InvFreq), c.HeadDim)
 	case c.Weights != compute.BF16 && c.Weights != compute.I8 && c.Weights != compute.I4:
 		return bad("weights as %v: %w", c.Weights, errors.ErrUnsupported)
 	case c.Pages < 0 || c.Pages > 1<<24:
 		return bad("%d pages", c.Pages)
+	}
+	if err := c.CheckTurns(); err != nil {
+		return bad("%w", err)
 	}
 	s = decoderShape{
 		hidden: roundUp(c.Hidden, widen), heads: c.Heads, kvHeads: c.KVHeads, headDim: nativeHead(c.HeadDim),
@@ -153,6 +155,10 @@ func (m *decoder) load(ctx context.Context, s *stream, w compute.DecoderWeights)
 	if err := m.loadWeights(ctx, s, w); err != nil {
 		return err
 	}
+	loaded, _, err := memInfo()
+	if err != nil {
+		return err
+	}
 	if err := m.newStep(); err != nil {
 		return fmt.Errorf("buffers: %w", err)
 	}
@@ -165,6 +171,7 @@ func (m *decoder) load(ctx context.Context, s *stream, w compute.DecoderWeights)
 	}
 	m.limits = compute.DecoderLimits{
 		Pages: m.limits.Pages, StepRows: stepRows, ChunkRows: m.prefill.rows, Segments: maxSegments, Bytes: before - after,
+		Weights: before - loaded, KV: 2 * int64(m.c.Layers) * m.poolBytes,
 	}
 	return nil
 }
@@ -178,13 +185,22 @@ func (m *decoder) newPages(s *stream) error {
 	perPage := m.pageBytes * 2 * int64(m.c.Layers)
 	one := (m.c.Context + compute.PageRows - 1) / compute.PageRows
 	rows := min(roundUp(m.c.Context, compute.PageRows), defaultChunk)
+	if m.c.Lean {
+		rows = min(rows, leanChunk)
+	}
 	for rows > 512 && m.prefillBytes(rows) > free/16 {
 		rows = roundUp(rows/2, compute.PageRows)
 	}
 	if err := m.newPrefill(rows); err != nil {
 		return fmt.Errorf("buffers of passes of %d rows, %d bytes: %w", rows, m.prefillBytes(rows), err)
 	}
+	if err := m.newTurns(s, m.prefill.rows); err != nil {
+		return fmt.Errorf("rotary table: %w", err)
+	}
 	pages := m.c.Pages
+	if pages == 0 && m.c.Lean {
+		pages = one
+	}
 	if pages == 0 {
 		if free, _, err = memInfo(); err != nil {
 			return err
@@ -307,6 +323,9 @@ func (m *decoder) checkSegment(g *compute.Segment, n int) error {
 		if p < 0 || int(p) >= m.limits.Pages {
 			return fmt.Errorf("page %d of %d", p, m.limits.Pages)
 		}
+	}
+	if err := m.c.CheckPositions(g); err != nil {
+		return err
 	}
 	for i, p := range g.Parents {
 		if p < -1 || int(p) >= i {

@@ -15,7 +15,7 @@ type prefillBuffers struct {
 	h, att            devptr // bf16 [rows][hidden], [rows][q]
 	qkv               devptr // bf16 [rows][qkv]
 	mid               devptr // bf16 [rows][mlp]
-	ids, place        devptr // int32 [rows]; [2][rows] positions, then slots
+	ids, place        devptr // int32 [rows]; [2][rows] rows of turns, then slots
 	pick              devptr // int32 [stepRows]
 	unpacked, unwoven devptr // bf16, the layer's largest matrix; where weights are not held dense
 
@@ -78,7 +78,7 @@ func (m *decoder) runPrefill(s *stream, pass []compute.Segment) error {
 		s.passNorm(b.h, b.x, l.norm1, rows, m.hidden, m.eps)
 		s.gemm(gemm{rows: rows, out: m.qkv, in: m.hidden, x: b.h, ldx: m.hidden, w: m.dense(s, l.qkv, m.qkv, m.hidden), ldw: m.hidden,
 			dst: b.qkv, ldd: m.qkv, as: compute.BF16, bias: l.bias})
-		s.passRope(passRopeArgs{qkv: b.qkv, k: m.pool(i, 0), v: m.pool(i, 1), table: m.turns, position: b.place,
+		s.passRope(passRopeArgs{qkv: b.qkv, k: m.pool(i, 0), v: m.pool(i, 1), table: m.turns.table, position: b.place,
 			slot: b.place + devptr(4*b.rows), rows: int32(rows), stride: int32(m.qkv), heads: int32(m.heads), kvHeads: int32(m.kvHeads),
 			headDim: int32(m.headDim)})
 		if i == len(m.layers)-1 {
@@ -105,6 +105,7 @@ func (m *decoder) runPrefill(s *stream, pass []compute.Segment) error {
 func (m *decoder) placeRows(s *stream, pass []compute.Segment) int {
 	b := &m.prefill
 	n := 0
+	m.turns.begin()
 	for i := range pass {
 		g := &pass[i]
 		at := g.Past
@@ -115,6 +116,9 @@ func (m *decoder) placeRows(s *stream, pass []compute.Segment) int {
 					b.hostIDs[n] = in.IDs[r]
 				}
 				b.hostPlace[n] = int32(at)
+				if g.Positions != nil {
+					b.hostPlace[n] = m.turns.row(g.Positions[at-g.Past])
+				}
 				b.hostPlace[b.rows+n] = g.Pages[at/compute.PageRows]*compute.PageRows + int32(at%compute.PageRows)
 				n, at = n+1, at+1
 			}
@@ -123,6 +127,7 @@ func (m *decoder) placeRows(s *stream, pass []compute.Segment) int {
 	s.upload(b.ids, bytesOf(b.hostIDs[:n]))
 	s.upload(b.place, bytesOf(b.hostPlace[:n]))
 	s.upload(b.place+devptr(4*b.rows), bytesOf(b.hostPlace[b.rows:b.rows+n]))
+	m.turns.send(s)
 	s.passEmbed(b.x, m.table, 0, b.ids, n, m.hidden)
 	n = 0
 	for i := range pass {
@@ -187,6 +192,7 @@ func (m *decoder) drawWanted(s *stream, pass []compute.Segment) error {
 		for from := n - len(g.Draws); from < n; {
 			to := min(n, from+stepRows-len(pick))
 			part := cutRows(g, from, to)
+			part.Positions = nil                                                     // they have been turned
 			part.Inputs = []compute.Input{{Visual: compute.Matrix{Rows: to - from}}} // the rows are on the device
 			group = append(group, part)
 			for ; from < to; from++ {

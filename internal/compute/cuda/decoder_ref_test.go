@@ -99,6 +99,21 @@ func (r *refDecoder) normed(x [][]float64, p compute.DecoderPart, layer int) [][
 
 // logits runs rows from nothing: row i sees itself and its ancestors (parents nil: all rows before it), at the position of its depth.
 func (r *refDecoder) logits(rows [][]float64, parents []int) [][]float64 {
+	return r.logitsAt(rows, parents, nil)
+}
+
+// angle is what frequency j turns a row by; axis k of a position has the next sections[k] frequencies.
+func (r *refDecoder) angle(at [3]int32, j int) float64 {
+	axis, end := 0, r.c.Sections[0]
+	for r.c.Axes() == 3 && j >= end {
+		axis++
+		end += r.c.Sections[axis]
+	}
+	return float64(at[axis]) * float64(r.c.InvFreq[j])
+}
+
+// logitsAt is logits of rows at positions.
+func (r *refDecoder) logitsAt(rows [][]float64, parents []int, positions [][3]int32) [][]float64 {
 	c := r.c
 	sees := make([][]int, len(rows)) // ancestors, oldest first, the row itself last
 	for i := range rows {
@@ -126,8 +141,15 @@ func (r *refDecoder) logits(rows [][]float64, parents []int) [][]float64 {
 			}
 			for h := range c.Heads + c.KVHeads {
 				for j := range d / 2 {
-					angle := float64(len(sees[i])-1) * float64(c.InvFreq[j])
-					sin, cos := math.Sincos(angle)
+					depth := int32(len(sees[i]) - 1)
+					at := [3]int32{depth, depth, depth}
+					if positions != nil {
+						at = positions[i]
+					}
+					sin, cos := math.Sincos(r.angle(at, j))
+					if c.Turn != 0 {
+						sin, cos = sin*float64(c.Turn), cos*float64(c.Turn)
+					}
 					a, b := row[h*d+j], row[h*d+j+d/2]
 					row[h*d+j], row[h*d+j+d/2] = a*cos-b*sin, b*cos+a*sin
 				}

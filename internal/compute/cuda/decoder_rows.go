@@ -35,6 +35,9 @@ func cutRows(g compute.Segment, from, to int) compute.Segment {
 			out.Logits = &compute.Matrix{Rows: b - a, Cols: l.Cols, Data: l.Data[a*l.Cols : b*l.Cols]}
 		}
 	}
+	if g.Positions != nil {
+		out.Positions = g.Positions[from:to]
+	}
 	at := 0
 	for _, in := range g.Inputs {
 		n := in.Rows()

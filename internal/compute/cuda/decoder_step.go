@@ -124,6 +124,7 @@ func (m *decoder) makeControl(s *stream, pass []compute.Segment) (stepKey, error
 	ids, position, slot, pick := word(controlIDs), word(controlPosition), word(controlSlot), word(controlPick)
 	draws := unsafe.Slice((*sampleDraw)(unsafe.Pointer(&b.host[controlDraws])), stepRows)
 	n, wanted, visual := 0, 0, 0
+	m.turns.begin()
 	b.segs = b.segs[:0]
 	for i := range pass {
 		g := &pass[i]
@@ -143,7 +144,10 @@ func (m *decoder) makeControl(s *stream, pass []compute.Segment) (stepKey, error
 				at := g.Past + n - first
 				slot[n] = g.Pages[at/compute.PageRows]*compute.PageRows + int32(at%compute.PageRows)
 				position[n] = int32(at)
-				if g.Parents != nil {
+				switch {
+				case g.Positions != nil:
+					position[n] = m.turns.row(g.Positions[n-first])
+				case g.Parents != nil:
 					position[n] = int32(g.Past)
 					if p := g.Parents[n-first]; p >= 0 {
 						position[n] = position[first+int(p)] + 1
@@ -169,6 +173,7 @@ func (m *decoder) makeControl(s *stream, pass []compute.Segment) (stepKey, error
 	if err != nil {
 		return stepKey{}, err
 	}
+	m.turns.send(s)
 	counts := word(controlRows)
 	counts[0], counts[1] = int32(n), int32(wanted)
 	copy(b.host[controlPages:], tables)
@@ -199,7 +204,7 @@ func (m *decoder) stepKernels(s *stream, key stepKey) {
 		l := &m.layers[i]
 		s.skinnyQKV(l.qkv.few, b.r, skinnyQKVArgs{
 			heads: m.heads, kvHeads: m.kvHeads, headDim: m.headDim, rows: key.rows, eps: m.eps, bias: l.bias,
-			table: m.turns, position: c + controlPosition, slot: c + controlSlot,
+			table: m.turns.table, position: c + controlPosition, slot: c + controlSlot,
 			q: b.q, ldq: m.q, k: m.pool(i, 0), v: m.pool(i, 1),
 		})
 		if i == len(m.layers)-1 && key.wanted == 0 {

@@ -28,13 +28,23 @@ func invFreq(headDim int) []float32 {
 
 // testDecoders are shapes of each kind: every head size, widened ones, each sharing of K/V heads, tied and not, with and without bias.
 func testDecoders() map[string]compute.DecoderConfig {
+	all := everyDecoder()
+	if testing.Short() {
+		maps.DeleteFunc(all, func(name string, _ compute.DecoderConfig) bool {
+			return !slices.Contains([]string{"7/1x128", "3/3x80", "6/2x64", "4/4x96"}, name)
+		})
+	}
+	return all
+}
+
+func everyDecoder() map[string]compute.DecoderConfig {
 	c := func(hidden, layers, heads, kvHeads, headDim, mlp, vocab int, bias, tied bool) compute.DecoderConfig {
 		return compute.DecoderConfig{
 			Hidden: hidden, Layers: layers, Heads: heads, KVHeads: kvHeads, HeadDim: headDim, MLP: mlp, Vocab: vocab, Context: 1000,
 			Pages: 64, Eps: 1e-5, QKVBias: bias, Tied: tied, InvFreq: invFreq(headDim), Weights: compute.BF16,
 		}
 	}
-	all := map[string]compute.DecoderConfig{
+	return map[string]compute.DecoderConfig{
 		"6/2x64":   c(384, 2, 6, 2, 64, 512, 1088, false, true),
 		"7/1x128":  c(896, 2, 7, 1, 128, 1152, 2051, true, false),
 		"4/4x96":   c(384, 2, 4, 4, 96, 640, 777, false, false),
@@ -44,12 +54,6 @@ func testDecoders() map[string]compute.DecoderConfig {
 		"12/4x40":  c(480, 2, 12, 4, 40, 200, 130, true, false),
 		"oneLayer": c(128, 1, 1, 1, 64, 128, 4, false, false),
 	}
-	if testing.Short() {
-		maps.DeleteFunc(all, func(name string, _ compute.DecoderConfig) bool {
-			return !slices.Contains([]string{"7/1x128", "3/3x80", "6/2x64", "4/4x96"}, name)
-		})
-	}
-	return all
 }
 
 // seq is a sequence on a decoder: its pages lie anywhere.
@@ -305,6 +309,166 @@ func TestDecoderCopyPages(t *testing.T) {
 	assert.Error(t, m.CopyPages(context.Background(), []int32{1}, nil))
 	assert.Error(t, m.CopyPages(context.Background(), []int32{1}, []int32{64}))
 	assert.Error(t, m.CopyPages(context.Background(), []int32{-1}, []int32{0}))
+}
+
+// standing are positions of n rows as prompts with pictures have them: words, a grid, words behind it, and some beyond the context.
+func standing(n int) [][3]int32 {
+	var at [][3]int32
+	next := int32(0)
+	word := func() {
+		at = append(at, [3]int32{next, next, next})
+		next++
+	}
+	for range 9 {
+		word()
+	}
+	for i := range int32(2 * 5 * 6) {
+		at = append(at, [3]int32{next + i/30*7, next + i/6%5, next + i%6})
+	}
+	next += 13
+	for range 11 {
+		word()
+	}
+	for i := range int32(16) {
+		at = append(at, [3]int32{next + 3, next + 4000 + i/4, next + 4000 + i%4})
+	}
+	next += 2000 // beyond the context of 1000
+	for len(at) < n {
+		word()
+	}
+	return at[:n]
+}
+
+// Rows with positions of three axes, in passes of both kinds and in trees.
+func TestDecoderPositions(t *testing.T) {
+	d := openTest(t)
+	t.Cleanup(func() { assert.NoError(t, d.Close()) })
+	for name, sections := range map[string][3]int{"7/1x128": {16, 24, 24}, "2/1x72": {8, 14, 14}, "3/3x80": {0, 20, 20}, "6/2x6": {1, 1, 1}} {
+		t.Run(name, func(t *testing.T) {
+			c := everyDecoder()[name]
+			c.Sections = sections
+			rng := rand.New(rand.NewPCG(1, 2))
+			ref := newRefDecoder(c, 5)
+			m := testDecoder(t, d, c, ref)
+			const n, tree = 150, 23
+			ids, at := randomIDs(rng, n, c.Vocab), standing(n)
+			want := ref.logitsAt(ref.embed(ids), nil, at)
+			near := func(g compute.Segment, first int, what string) {
+				t.Helper()
+				for i := range g.Logits.Rows {
+					if !assert.LessOrEqual(t, offBy(want[first+i], g.Logits.Row(i)), decoderTolerance(c), "%s, row %d", what, first+i) {
+						break
+					}
+				}
+			}
+			run := func(q *seq, from, to int) compute.Segment {
+				g := q.segment(c.Vocab, tokens(ids[from:to]))
+				g.Positions = at[from:to]
+				forward(t, m, g)
+				return g
+			}
+			q := newSeqs(m, 6, rng)
+			near(run(q[0], 0, n), 0, "one pass")
+			var alone []float32
+			for i := range n {
+				alone = append(alone, run(q[1], i, i+1).Logits.Data...)
+			}
+			for from, k := 0, 1; from < n; from, k = from+k, k%26+6 {
+				to := min(from+k, n)
+				g := run(q[2], from, to)
+				near(g, from, fmt.Sprintf("%d rows", k))
+				assert.Equal(t, alone[from*c.Vocab:to*c.Vocab], g.Logits.Data, "%d rows from %d", k, from)
+			}
+			for from := 0; from < n; from = min(from+64, n) { // chunks of a large pass
+				near(run(q[3], from, min(from+64, n)), from, "64 rows")
+			}
+
+			// A tree whose rows say where they stand has what the same tree has that does not, if that is the same place.
+			forward(t, m, q[4].segment(c.Vocab, tokens(ids[:70])))
+			parents, depth := make([]int32, tree), make([][3]int32, tree)
+			for i := range parents {
+				parents[i] = int32(rng.IntN(i+1) - 1)
+				p := int32(70)
+				if parents[i] >= 0 {
+					p = depth[parents[i]][0] + 1
+				}
+				depth[i] = [3]int32{p, p, p}
+			}
+			plain := q[4].segment(c.Vocab, tokens(ids[:tree]))
+			plain.Parents = parents
+			forward(t, m, plain)
+			q[4].past = 70
+			said := q[4].segment(c.Vocab, tokens(ids[:tree]))
+			said.Parents, said.Positions = parents, depth
+			forward(t, m, said)
+			assert.Equal(t, plain.Logits.Data, said.Logits.Data)
+			moved := said
+			moved.Positions = slices.Clone(depth)
+			for i := range moved.Positions {
+				moved.Positions[i][2] += 5
+			}
+			l := compute.NewMatrix(tree, c.Vocab)
+			moved.Logits = &l
+			forward(t, m, moved)
+			assert.NotEqual(t, plain.Logits.Data, moved.Logits.Data)
+
+			// Without positions it is a decoder like any other.
+			c.Sections = [3]int{}
+			flat := testDecoder(t, d, c, ref)
+			a, b := newSeqs(flat, 1, rng)[0].segment(c.Vocab, tokens(ids)), q[5].segment(c.Vocab, tokens(ids))
+			forward(t, flat, a)
+			forward(t, m, b)
+			assert.Equal(t, a.Logits.Data, b.Logits.Data)
+			a.Positions = at
+			assert.ErrorContains(t, flat.Forward(context.Background(), []compute.Segment{a}), "positions of three axes")
+			b.Positions = at[1:]
+			assert.ErrorContains(t, m.Forward(context.Background(), []compute.Segment{b}), "149 positions of 150 rows")
+		})
+	}
+}
+
+// A factor on cosines and sines.
+func TestDecoderTurn(t *testing.T) {
+	d := openTest(t)
+	t.Cleanup(func() { assert.NoError(t, d.Close()) })
+	c := everyDecoder()["4/4x96"]
+	c.Turn = 1.19
+	rng := rand.New(rand.NewPCG(1, 2))
+	ref := newRefDecoder(c, 5)
+	ids := randomIDs(rng, 100, c.Vocab)
+	want := ref.logits(ref.embed(ids), nil)
+	q := newSeqs(testDecoder(t, d, c, ref), 2, rng)
+	whole := q[0].segment(c.Vocab, tokens(ids))
+	forward(t, q[0].m, whole)
+	for i := range ids {
+		g := q[1].segment(c.Vocab, tokens(ids[i:i+1]))
+		forward(t, q[1].m, g)
+		assert.LessOrEqual(t, offBy(want[i], g.Logits.Data), decoderTolerance(c), "row %d, alone", i)
+		assert.LessOrEqual(t, offBy(want[i], whole.Logits.Row(i)), decoderTolerance(c), "row %d, in one pass", i)
+	}
+}
+
+// Lean holds no more than the weights, one context of K/V and moderate buffers, and says the same.
+func TestDecoderLean(t *testing.T) {
+	d := openTest(t)
+	t.Cleanup(func() { assert.NoError(t, d.Close()) })
+	c := everyDecoder()["7/1x128"]
+	c.Pages = 0
+	ref := newRefDecoder(c, 7)
+	wide := testDecoder(t, d, c, ref)
+	c.Lean = true
+	m := testDecoder(t, d, c, ref)
+	assert.Equal(t, (c.Context+compute.PageRows-1)/compute.PageRows, m.Limits().Pages)
+	assert.Less(t, m.Limits().Weights, wide.Limits().Weights)
+	assert.LessOrEqual(t, m.Limits().Weights+m.Limits().KV, m.Limits().Bytes)
+	rng := rand.New(rand.NewPCG(8, 9))
+	ids := randomIDs(rng, unpackRows+20, c.Vocab)
+	want := ref.logits(ref.embed(ids), nil)
+	g := newSeqs(m, 1, rng)[0].segment(c.Vocab, tokens(ids))
+	forward(t, m, g)
+	for i := range ids {
+		assert.LessOrEqual(t, offBy(want[i], g.Logits.Row(i)), decoderTolerance(c), "row %d", i)
+	}
 }
 
 // Quantised weights stay near: the reference has them unrounded.

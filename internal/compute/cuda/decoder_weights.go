@@ -29,25 +29,25 @@ func (m *decoder) loadWeights(ctx context.Context, s *stream, w compute.DecoderW
 		return err
 	}
 	l := &loader{m: m, s: s, w: w, seed: m.c.Seed}
-	need, layers, largest := m.weightBytes()
+	need, layers, largest, table := m.weightBytes()
 	if need+largest > free {
 		return fmt.Errorf("cuda: decoder: weights as %v take %d bytes and %d while loading, %d are free: %w",
 			m.c.Weights, need, largest, free, compute.ErrNoMemory)
 	}
 	// A second copy as large products take it spares unpacking a layer in each large pass. Worth it while most memory stays free.
-	l.dense = m.c.Weights == compute.BF16 && need+largest+layers < free/2
-	if l.scratch, err = m.d.alloc(largest); err != nil {
-		return fmt.Errorf("loading weights: %w", err)
-	}
-	defer func() {
-		_ = s.cu.sync()
-		m.d.free(l.scratch)
-	}()
+	l.dense = !m.c.Lean && m.c.Weights == compute.BF16 && need+largest+layers < free/2
+	defer func() { _ = l.room(0) }()
 	if err := l.makeWeave(); err != nil {
+		return err
+	}
+	if err := l.room(table); err != nil {
 		return err
 	}
 	if err := l.loadTables(); err != nil {
 		return fmt.Errorf("weights: %w", err)
+	}
+	if err := l.room(largest); err != nil {
+		return err
 	}
 	m.layers = make([]decoderLayer, m.c.Layers)
 	for i := range m.layers {
@@ -61,16 +61,31 @@ func (m *decoder) loadWeights(ctx context.Context, s *stream, w compute.DecoderW
 	return nil
 }
 
-// weightBytes estimates what weights take: all of them packed, the layers' alone in bf16, and the largest matrix in bf16.
-func (m *decoder) weightBytes() (packed, dense, largest int64) {
+// room makes scratch as large as what comes next needs it. It gives back what there was first: a head's beside all layers would be most
+// of what loading takes on top of the weights.
+func (l *loader) room(bytes int64) (err error) {
+	_ = l.s.cu.sync()
+	l.m.d.free(l.scratch)
+	if l.scratch = 0; bytes == 0 {
+		return nil
+	}
+	if l.scratch, err = l.m.d.alloc(bytes); err != nil {
+		return fmt.Errorf("loading weights: %w", err)
+	}
+	return nil
+}
+
+// weightBytes estimates what weights take: all of them packed, the layers' alone in bf16, and in bf16 the largest matrix of a layer and the
+// embedding table.
+func (m *decoder) weightBytes() (packed, dense, largest, table int64) {
 	count := func(out, in int) int64 {
 		n := int64(out) * int64(in)
 		largest = max(largest, 2*n)
 		return n
 	}
-	table := count(m.headRows(), m.hidden)
+	words := int64(m.headRows()) * int64(m.hidden)
 	layer := count(m.qkv, m.hidden) + count(m.hidden, m.q) + count(2*m.mlp, m.hidden) + count(m.hidden, m.mlp)
-	all := layer*int64(m.c.Layers) + table
+	all := layer*int64(m.c.Layers) + words
 	switch m.c.Weights {
 	case compute.I8:
 		packed = all
@@ -79,7 +94,7 @@ func (m *decoder) weightBytes() (packed, dense, largest int64) {
 	default:
 		packed = 2 * all
 	}
-	return packed + 2*table, 2 * layer * int64(m.c.Layers), largest
+	return packed + 2*words, 2 * layer * int64(m.c.Layers), largest, 2 * words
 }
 
 // headRows is the vocabulary with zeros behind it, as the products like it.
@@ -121,11 +136,7 @@ func (l *loader) loadTables() (err error) {
 	if m.norm, err = l.vector(compute.PartNorm, 0, m.c.Hidden, m.hidden, unspread(m.c.Hidden), m.normScale); err != nil {
 		return err
 	}
-	turns := turnTable(m.c.InvFreq, m.c.Context, m.headDim)
-	if m.turns, err = m.alloc(int64(len(turns)) * 4); err == nil {
-		l.s.upload(m.turns, bytesOf(turns))
-	}
-	return err
+	return nil
 }
 
 func (l *loader) loadLayer(i int, n *decoderLayer) (err error) {

@@ -2,8 +2,6 @@
 
 package cuda
 
-import "math"
-
 // The structs below mirror pass.h; addresses first, so that both compilers lay them out alike.
 
 type passEmbedArgs struct {
@@ -119,22 +117,4 @@ func (s *stream) passRandom(dst devptr, n int64, seed uint64, deviation float64)
 	blocks := min(n/8/256+1, 1<<14)
 	start(s, "pass_random", [3]uint32{uint32(blocks), 1, 1}, [3]uint32{256, 1, 1}, 0,
 		&passRandomArgs{dst: dst, n: uint64(n), seed: seed, scale: float32(deviation)}, 0)
-}
-
-// turnTable is [positions, headDim]: cosines of the angles of a position, then their sines. The angle is rounded to float32 first,
-// as the models' own code has it.
-func turnTable(invFreq []float32, positions, headDim int) []float32 {
-	half := headDim / 2
-	t := make([]float32, positions*headDim)
-	for p := range positions {
-		row := t[p*headDim : (p+1)*headDim]
-		for j := range half {
-			row[j] = 1 // a widened head's own extra pairs are zeros and may turn by nothing
-			if j < len(invFreq) {
-				sin, cos := math.Sincos(float64(float32(p) * invFreq[j]))
-				row[j], row[half+j] = float32(cos), float32(sin)
-			}
-		}
-	}
-	return t
 }

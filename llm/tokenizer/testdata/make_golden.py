@@ -1,17 +1,25 @@
-"""Makes the golden files of this folder with Hugging Face's own tokenizers library (0.23), from a fixed seed.
+"""Makes the golden files of this folder with Hugging Face's own tokenizers (0.23.3) and Google's sentencepiece (0.2.3), from a fixed seed.
 
     python make_golden.py
 
-texts.json            the strings that every tokenizer encodes
-NAME.tokenizer.json   a small byte-level BPE, trained on the corpus below
-NAME.golden.json      ids: what it makes of the texts; random, decoded: token lists and what they decode to
+texts.json.gz         the strings that every tokenizer encodes: hand-made ones, then 3,000 fuzzed
+NAME.tokenizer.json   a small tokenizer with a published pipeline, trained on the corpus below
+NAME.tokenizer.model  the same, of sentencepiece
+NAME.golden.json      what it makes of the texts: the ids of the first 200, a digest of all ids and of all decoded texts, and two bytes
+                      of each text's own digests, which tell where a difference is; random, decoded: token lists and what they decode to;
+                      mixed: texts between special tokens, with the ids of the whole
 behaviours.json       other pre_tokenizer settings over the first tokenizer's vocabulary, with the ids they give
 """
 
+import base64
+import gzip
+import hashlib
+import io
 import json
 import random
 import unicodedata
 
+import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 SPECIAL = ["<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|segment|>", "<|detail|>", "<|newest|>"]
@@ -69,7 +77,7 @@ TOKENIZERS = {
         ordinary=[
             AddedToken("<think>", normalized=False),
             AddedToken("<think>x", normalized=False),
-            AddedToken("cafe\u0301!", normalized=True),
+            AddedToken("t\u014d!", normalized=True),
         ],
     ),
     "llama3": train(
@@ -78,6 +86,139 @@ TOKENIZERS = {
     "smollm": train(
         None, pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level(True)])
     ),
+}
+
+
+def rune_vocab(size, bytes_too):
+    """A BPE over characters: special tokens, the byte tokens, what was learned."""
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=size, limit_alphabet=90, show_progress=False))
+    model = json.loads(t.to_str())["model"]
+    names = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256) if bytes_too]
+    names += sorted(model["vocab"], key=model["vocab"].get)
+    return {n: i for i, n in enumerate(names)}, model["merges"]
+
+
+SPACE = "\u2581"
+VOCAB, MERGES = rune_vocab(500, True)
+PLAIN_VOCAB, PLAIN_MERGES = rune_vocab(500, False)
+LLAMA_NORMALIZER = {
+    "type": "Sequence",
+    "normalizers": [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}],
+}
+TO_SPACE = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+GEMMA_DECODER = {"type": "Sequence", "decoders": [TO_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+LLAMA_DECODER = {
+    "type": "Sequence",
+    "decoders": GEMMA_DECODER["decoders"] + [{"type": "Strip", "content": " ", "start": 1, "stop": 0}],
+}
+BOS_FIRST = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+}
+
+
+def runes(normalizer, pre, decoder, added=(), bytes_too=True, fuse=True, **model):
+    vocab, merges = (VOCAB, MERGES) if bytes_too else (PLAIN_VOCAB, PLAIN_MERGES)
+    t = Tokenizer.from_str(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+        "normalizer": normalizer, "pre_tokenizer": pre, "post_processor": BOS_FIRST, "decoder": decoder,
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
+            "fuse_unk": fuse, "byte_fallback": bytes_too, "ignore_merges": False, "vocab": vocab, "merges": merges, **model,
+        },
+    }))
+    t.add_tokens([AddedToken(n, special=True, normalized=False) for n in ["<unk>", "<s>", "</s>"]])
+    t.add_tokens(list(added))
+    return t
+
+
+def unigram(normalizer, pre, decoder, bytes_too):
+    t = Tokenizer(models.Unigram())
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.train_from_iterator(CORPUS, trainers.UnigramTrainer(
+        vocab_size=400, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"], show_progress=False))
+    vocab = json.loads(t.to_str())["model"]["vocab"]
+    # Hugging Face finds special pieces in plain text; with such scores it never takes them, and ours cannot.
+    vocab = [[n, -1000.0 if i < 3 else s] for i, (n, s) in enumerate(vocab)]
+    vocab += [[c, -20.0] for c in "<>/sunk" if not any(n == c for n, _ in vocab)]
+    if bytes_too:
+        vocab += [[f"<0x{b:02X}>", -900.0] for b in range(256)]
+    t = Tokenizer.from_str(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+        "normalizer": normalizer, "pre_tokenizer": pre, "post_processor": None, "decoder": decoder,
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": bytes_too},
+    }))
+    t.add_tokens([AddedToken(n, special=True, normalized=False) for n in ["<unk>", "<s>", "</s>"]])
+    return t
+
+
+def ordinary(name, **how):
+    return AddedToken(name, special=False, **how)
+
+
+PHI3 = ["<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>", "<img>", "</img>"]
+TOKENIZERS |= {
+    # Llama 2, Vicuna, LLaVA-1.5, InternLM2: converted from sentencepiece.
+    "llama2": runes(LLAMA_NORMALIZER, None, LLAMA_DECODER),
+    # The same as transformers 5 makes it of a tokenizer.model that says legacy: false.
+    "llama2first": runes(None, {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}, LLAMA_DECODER),
+    "phi3": runes(LLAMA_NORMALIZER, None, LLAMA_DECODER, [
+        AddedToken(n, special=True, normalized=False, rstrip=n.startswith("<|") and n != PHI3[0]) for n in PHI3]),
+    "gemma": runes(
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+        GEMMA_DECODER, [ordinary("\n\n", normalized=False), ordinary(SPACE * 3, normalized=False)]),
+    # The older form of Metaspace, and a vocabulary that does not know every character.
+    "metaspace": runes(
+        {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]},
+        {"type": "Metaspace", "replacement": SPACE, "str_rep": SPACE, "add_prefix_space": True},
+        {"type": "Metaspace", "replacement": SPACE, "add_prefix_space": True}, bytes_too=False),
+    "words": runes(
+        {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Lowercase"},
+                                             {"type": "Strip", "strip_left": True, "strip_right": True}]},
+        {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "Punctuation", "behavior": "Isolated"},
+                                               {"type": "Digits", "individual_digits": False}]},
+        {"type": "Fuse"}, bytes_too=False, fuse=False),
+    "split": runes(
+        {"type": "NFC"},
+        {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"},
+                                               {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": True},
+                                               {"type": "Punctuation", "behavior": "MergedWithPrevious"}]},
+        GEMMA_DECODER, ignore_merges=True),
+    "added": runes(LLAMA_NORMALIZER["normalizers"][1], None, LLAMA_DECODER, [
+        ordinary("<a>", rstrip=True, normalized=False), ordinary("<b>", lstrip=True, normalized=False),
+        ordinary("<c>", lstrip=True, rstrip=True, normalized=False), ordinary("word", single_word=True, normalized=False),
+        ordinary("the red", normalized=True), ordinary("Norm", normalized=True, single_word=True),
+        ordinary("ed", normalized=True, lstrip=True), AddedToken("<|u|>", special=True, normalized=True),
+        AddedToken("<a><", special=True, normalized=False)]),
+    "unigram": unigram(
+        {"type": "NFKC"}, {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True},
+        {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}, False),
+    "unigrambytes": unigram(LLAMA_NORMALIZER, None, LLAMA_DECODER, True),
+}
+
+
+def piece_model(**how):
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=out, model_type="bpe", vocab_size=600, character_coverage=0.98,
+        num_threads=1, minloglevel=2, hard_vocab_limit=False, **how)
+    return out.getvalue()
+
+
+MODELS = {
+    # Llama 2 and InternLM2.
+    "spllama": piece_model(
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
+        allow_whitespace_only_pieces=True),
+    "spuser": piece_model(
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
+        user_defined_symbols=["<a>", "<a><", "the red", "  ", "\n"], control_symbols=["<b>"]),
+    "spnmt": piece_model(normalization_rule_name="nmt_nfkc_cf", user_defined_symbols=["<a>"]),
 }
 
 ALPHABETS = [
@@ -96,9 +237,11 @@ ALPHABETS = [
 ]
 HAND = [
     "", " ", "  ", "\n", "a", "Hello, world!", "I've they'LL we'Re it'S 's'", "'ſ 'ſt it'ſ", "14:03:10", "140310", "1 22 333 4444 55555",
-    "<|user|>What?<|assistant|>", "<|eos|>", "<|eo", "a<|bos|>b", "<think>so</think>", "<think>x", "café! cafe\u0301! cafe\u0301", "Å \u212b A\u030a",
+    "<|user|>What?<|assistant|>", "<|eos|>", "<|eo", "a<|bos|>b", "<think>so</think>", "<think>x", "café! cafe\u0301! cafe\u0301", "to\u0304! t\u014d! to!", "Å \u212b A\u030a",
     "   leading", "trailing   ", "tab\tand\nnewline\r\n\r\nend", "a" * 300, " " * 100 + "x", "1" * 50, "\n" * 40, "ab" * 100, "🚲" * 20,
+    "<s>", "</s>a<s>", "<unk>", "<0x0A>", "\u2581", " \u2581\u2581 a", "<a> b  <b> <c>  x<a><", "word sword word1 word", "Norm  Norm", "e\u0301" * 40,
 ] + CORPUS[400:404]
+MARKS = ["<a>", "<b>", "<c>", "word", "Norm", "the red", "<s>", "</s>", "<|user|>", "<|u|>", "<a><", " ", "  ", "r", "\n", "\u2581"]
 
 
 def fuzz():
@@ -109,6 +252,8 @@ def fuzz():
             line = rng.choice(CORPUS)
             i = rng.randrange(len(line))
             out.append(line[i : i + rng.randrange(1, 14)])
+        elif kind < 0.4:
+            out.append("".join(rng.choice(MARKS) for _ in range(rng.randrange(1, 6))))
         elif kind < 0.9:
             alphabet = rng.choice(ALPHABETS)
             out.append("".join(rng.choice(alphabet) for _ in range(rng.randrange(1, 10))))
@@ -121,7 +266,7 @@ def fuzz():
     return rng.choice(["", " ", "", ""]).join(out)
 
 
-texts = HAND + [fuzz() for _ in range(600)]
+texts = HAND + [fuzz() for _ in range(3000)]
 
 
 def dump(name, value):
@@ -130,24 +275,61 @@ def dump(name, value):
         f.write("\n")
 
 
-dump("texts.json", texts)
+with gzip.GzipFile("texts.json.gz", "wb", mtime=0) as f:
+    f.write(json.dumps(texts).encode())
+
+
+def golden(name, size, encode, decode, specials, whole=None):
+    ids = [encode(s) for s in texts]
+    lines = [",".join(map(str, i)).encode() for i in ids], [decode(i).encode() for i in ids]
+    digests = [[hashlib.sha256(line).digest() for line in part] for part in lines]
+    lists = [[rng.randrange(size) for _ in range(rng.randrange(1, 12))] for _ in range(100)]
+    mixed = []
+    for _ in range(80 if whole else 0):
+        parts = []
+        for _ in range(rng.randrange(1, 6)):
+            if parts and parts[-1][0] or rng.random() < 0.5:
+                parts.append(["", rng.choice(["a", " b", "  ", "\n", "\nHello ", " 14:03 ", "What happened?", "\u00e9 \U0001f6b2", "    x"])])
+            else:
+                parts.append([rng.choice(specials), ""])
+        if any(not a[0] and not b[0] for a, b in zip(parts, parts[1:])):
+            continue
+        mixed.append({"parts": parts, "ids": whole(parts)})
+    dump(f"{name}.golden.json", {
+        "size": size,
+        "ids": hashlib.sha256(b"".join(digests[0])).hexdigest(),
+        "texts": hashlib.sha256(b"".join(digests[1])).hexdigest(),
+        "checks": base64.b64encode(b"".join(a[:1] + b[:1] for a, b in zip(*digests))).decode(),
+        "first": ids[:200],
+        "random": lists,
+        "decoded": [decode(i) for i in lists],
+        "mixed": mixed,
+    })
+
+
+def together(t, parts):
+    """The ids of a whole prompt. The token that every text begins with is not part of the text where the tokenizer adds it itself."""
+    bos = parts[0][0] == "<s>" and t.post_processor is not None
+    return t.encode("".join(a + b for a, b in parts[bos:]), add_special_tokens=bos).ids
+
+
 for name, t in TOKENIZERS.items():
-    t.encode_special_tokens = True
     model = json.loads(t.to_str())
     if name == "llama3":  # the older spelling of merges
         model["model"]["merges"] = [" ".join(m) for m in model["model"]["merges"]]
     dump(f"{name}.tokenizer.json", model)
-    size = t.get_vocab_size(with_added_tokens=True)
-    lists = [[rng.randrange(size) for _ in range(rng.randrange(1, 12))] for _ in range(100)]
-    dump(
-        f"{name}.golden.json",
-        {
-            "size": size,
-            "ids": [t.encode(s, add_special_tokens=False).ids for s in texts],
-            "random": lists,
-            "decoded": [t.decode(ids, skip_special_tokens=True) for ids in lists],
-        },
-    )
+    specials = [a["content"] for a in model["added_tokens"] if a["special"] and not a["normalized"]]
+    plain = Tokenizer.from_str(t.to_str())
+    plain.encode_special_tokens = True
+    golden(
+        name, t.get_vocab_size(with_added_tokens=True), lambda s: plain.encode(s, add_special_tokens=False).ids,
+        lambda ids: t.decode(ids, skip_special_tokens=True), specials,
+        lambda parts: together(t, parts))
+for name, model in MODELS.items():
+    with open(f"{name}.tokenizer.model", "wb") as f:
+        f.write(model)
+    t = sentencepiece.SentencePieceProcessor(model_proto=model)
+    golden(name, t.vocab_size(), t.encode, lambda ids: t.decode([i for i in ids if i != t.unk_id()]), [])
 
 base = json.loads(TOKENIZERS["afterimage"].to_str())
 behaviours = []
