@@ -131,5 +131,5 @@ func layerName(n names, i int) string { return fmt.Sprintf("%s%d.", n.layer, i) 
 
 // target is what a processor must know of the model.
 func (c *Config) target() target {
-	return target{Model: c.model, Image: c.Vision.Image, Patch: c.Vision.PatchSize, Merge: c.Merge, Mean: c.Mean, Std: c.Std}
+	return target{Model: c.model, Image: c.Vision.Image, Patch: c.Vision.PatchSize, Merge: c.Merge, Order: c.Merge, Mean: c.Mean, Std: c.Std}
 }

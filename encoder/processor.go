@@ -42,12 +42,13 @@ const (
 
 // target is what a processor must know of the model.
 type target struct {
-	Model              string // config.json's model_type; "" for a tower alone
-	Aspect             string // config.json's image_aspect_ratio, which the older LLaVA has
-	Image              Size   // the tower's picture, where it has one size
-	Patch, Merge, Pair int    // as compute.PatchArgs has them
-	Mean, Std          [3]float32
-	Pixels             int // most pixels of a picture where it keeps its own size, to the next whole square; 0: 768 squares, 256 for Flash-VStream
+	Model        string // config.json's model_type; "" for a tower alone
+	Aspect       string // config.json's image_aspect_ratio, which the older LLaVA has
+	Image        Size   // the tower's picture, where it has one size
+	Patch, Pair  int    // as compute.PatchArgs has them
+	Merge, Order int    // patches along the squares that sides are made of, and along those in whose order rows lie
+	Mean, Std    [3]float32
+	Pixels       int // most pixels of a picture where it keeps its own size, to the next whole square; 0: 768 squares, 256 for Flash-VStream
 }
 
 // way is what a family does where no file says otherwise.
@@ -81,26 +82,29 @@ var processorFiles = []struct{ name, field string }{
 }
 
 type rawProcessor struct {
-	ImageType  string          `json:"image_processor_type"`
-	VideoType  string          `json:"video_processor_type"`
-	Extractor  string          `json:"feature_extractor_type"`
-	Size       json.RawMessage `json:"size"`
-	Crop       json.RawMessage `json:"crop_size"`
-	MaxImage   json.RawMessage `json:"max_image_size"`
-	Resample   *int            `json:"resample"`
-	Mean       []float64       `json:"image_mean"`
-	Std        []float64       `json:"image_std"`
-	Factor     *float64        `json:"rescale_factor"`
-	Resize     *bool           `json:"do_resize"`
-	CenterCrop *bool           `json:"do_center_crop"`
-	Rescale    *bool           `json:"do_rescale"`
-	Normalize  *bool           `json:"do_normalize"`
-	Pad        *bool           `json:"do_pad"`
-	MinPixels  *int            `json:"min_pixels"`
-	MaxPixels  *int            `json:"max_pixels"`
-	Patch      *int            `json:"patch_size"`
-	Merge      *int            `json:"merge_size"`
-	Temporal   *int            `json:"temporal_patch_size"`
+	ImageType string          `json:"image_processor_type"`
+	VideoType string          `json:"video_processor_type"`
+	Extractor string          `json:"feature_extractor_type"`
+	Size      json.RawMessage `json:"size"`
+	Crop      json.RawMessage `json:"crop_size"`
+	MaxImage  json.RawMessage `json:"max_image_size"`
+	Sampling  struct {
+		Size json.RawMessage `json:"video_size"`
+	} `json:"video_sampling"` // SmolVLM's, of a video's frames
+	Resample   *int      `json:"resample"`
+	Mean       []float64 `json:"image_mean"`
+	Std        []float64 `json:"image_std"`
+	Factor     *float64  `json:"rescale_factor"`
+	Resize     *bool     `json:"do_resize"`
+	CenterCrop *bool     `json:"do_center_crop"`
+	Rescale    *bool     `json:"do_rescale"`
+	Normalize  *bool     `json:"do_normalize"`
+	Pad        *bool     `json:"do_pad"`
+	MinPixels  *int      `json:"min_pixels"`
+	MaxPixels  *int      `json:"max_pixels"`
+	Patch      *int      `json:"patch_size"`
+	Merge      *int      `json:"merge_size"`
+	Temporal   *int      `json:"temporal_patch_size"`
 }
 
 // readProcessor reads what describes the processor in a model directory. Models of our own, and towers alone, average.
@@ -285,6 +289,9 @@ func (p *processor) shortest(raw *rawProcessor) error {
 
 func (p *processor) longest(raw *rawProcessor) error {
 	p.edge = 4 * max(p.size.H, p.size.W)
+	if raw.Sampling.Size != nil {
+		raw.Size = raw.Sampling.Size
+	}
 	if raw.Size != nil {
 		s, err := readSize("size", raw.Size)
 		if err != nil {
@@ -412,7 +419,7 @@ func readSize(name string, data json.RawMessage) (s rawSize, err error) {
 
 // args says how a picture of w x h becomes patches. One whose shape the model cannot take is an error.
 func (p *processor) args(w, h int) (compute.PatchArgs, error) {
-	a := compute.PatchArgs{Patch: p.of.Patch, Merge: p.of.Merge, Pair: p.of.Pair, Mean: p.mean, Std: p.std}
+	a := compute.PatchArgs{Patch: p.of.Patch, Merge: p.of.Order, Pair: p.of.Pair, Mean: p.mean, Std: p.std}
 	step := func(s Size) { a.Steps = append(a.Steps, compute.Step{Filter: p.filter, W: s.W, H: s.H}) }
 	square := max(p.of.Patch, 1) * max(p.of.Merge, 1)
 	switch p.rule {
@@ -456,6 +463,9 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 	}
 	if (p.rule == smart || p.rule == twice) && max(w, h) > 200*min(w, h) {
 		return a, fmt.Errorf("picture of %dx%d is too narrow: no side may be 200 times the other", w, h)
+	}
+	if w, h := a.Size(); p.of.Patch > 0 && (w%p.of.Patch != 0 || h%p.of.Patch != 0) { // what is over at the right and bottom is not looked at
+		a.Steps = append(a.Steps, compute.Step{Filter: compute.Place, W: w / p.of.Patch * p.of.Patch, H: h / p.of.Patch * p.of.Patch})
 	}
 	return a, compute.CheckSteps(w, h, a.Steps)
 }
