@@ -451,7 +451,8 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 		if p.of.Pixels > 0 {
 			most = p.of.Pixels
 		}
-		step(smartResize(w, h, square, p.min, min(p.max, most)))
+		most = min(p.max, most)
+		step(smartResize(w, h, square, min(p.min, most), most))
 	case twice:
 		most := 256 * square * square
 		if p.of.Pixels > 0 {
@@ -459,7 +460,7 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 		}
 		s := smartResize(w, h, square, min(128*square*square, most), most)
 		step(s)
-		step(smartResize(s.W, s.H, 2*square, p.min, p.max))
+		step(smartResize(s.W, s.H, 2*square, min(p.min, most), p.max))
 	}
 	if (p.rule == smart || p.rule == twice) && max(w, h) > 200*min(w, h) {
 		return a, fmt.Errorf("picture of %dx%d is too narrow: no side may be 200 times the other", w, h)
