@@ -124,6 +124,7 @@ type rawConfig struct {
 	Downsample  float64 `json:"downsample_ratio"`
 	PS          string  `json:"ps_version"`
 	SelectLayer *int    `json:"select_layer"`
+	ForceSize   int     `json:"force_image_size"`
 
 	// The older LLaVA's, and Flash-VStream's.
 	Hidden       int    `json:"hidden_size"` // of the language model
@@ -378,6 +379,12 @@ func (c *Config) features(raw *rawConfig) error {
 			return fmt.Errorf("vision_pool %v: want [height, width]", raw.Pool)
 		}
 		c.Pool = Size{raw.Pool[0], raw.Pool[1]}
+	}
+	if v := &c.Vision; v.Dynamic {
+		const usual = 448
+		side := c.rowSide() * v.PatchSize
+		side = max(side, usual/side*side)
+		v.Image = Size{side, side}
 	}
 	g := c.patchGrid(c.Vision.Image)
 	if c.Pool.H < 1 || c.Pool.W < 1 || g.H%c.Pool.H != 0 || g.W%c.Pool.W != 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
 	"sync"
@@ -96,11 +97,11 @@ func LoadWith(fsys fs.FS, dev compute.Device, o Options) (_ *Encoder, err error)
 	if o.Pixels == 0 {
 		o.Pixels = DefaultPixels
 	}
-	if err := e.size(o.Pixels); err != nil {
-		return nil, fmt.Errorf("encoder: %w", err)
-	}
 	if e.p, err = readProcessor(fsys, c.target(o.Pixels)); err != nil {
 		return nil, err
+	}
+	if err := e.size(o.Pixels); err != nil {
+		return nil, fmt.Errorf("encoder: %w", err)
 	}
 	ck, err := weights.Open(fsys)
 	if err != nil {
@@ -131,10 +132,13 @@ func (e *Encoder) size(pixels int) error {
 	if pixels < 0 || pixels > maxPixels {
 		return fmt.Errorf("pictures of %d pixels: want at most %d", pixels, maxPixels)
 	}
-	most := pixels / (v.PatchSize * v.PatchSize)
-	if side := e.c.rowSide(); most < side*side {
-		return fmt.Errorf("pictures of %d pixels: one row takes %d", pixels, side*side*v.PatchSize*v.PatchSize)
+	area := v.PatchSize * v.PatchSize
+	if side := e.c.rowSide(); pixels < side*side*area {
+		return fmt.Errorf("pictures of %d pixels: one row takes %d", pixels, side*side*area)
 	}
+	// Pictures that are too small grow, and then their sides are rounded up: those of the narrowest by this much.
+	side, least := float64(e.c.rowSide()*v.PatchSize), float64(min(e.p.min, pixels))
+	most := max(pixels, int(least+15*side*math.Sqrt(least)+side*side)) / area
 	units := min(e.t.batch, max(1, e.t.batch*usual/most))
 	e.t.rows = units * most
 	if v.Coarse { // the second rounding of sides may go up: a picture may be twice as large at worst, when it is very narrow
@@ -161,8 +165,7 @@ func (e *Encoder) picture(w, h int) (Size, error) {
 	return Size{h, w}, nil
 }
 
-// Grid returns height and width of the grid of rows that a unit of frames of w x h pixels becomes; none
-// of pictures that Encode refuses.
+// Grid returns height and width of the grid of rows that a unit of frames of w x h pixels becomes; none of pictures that Encode refuses.
 func (e *Encoder) Grid(w, h int) (gridH, gridW int) {
 	p, err := e.picture(w, h)
 	if err != nil {

@@ -4,13 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"testing"
 	"testing/fstest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"afterimage/ingest"
 	"afterimage/internal/compute"
 	"afterimage/internal/weights"
 )
@@ -45,6 +45,22 @@ func (g *golden) floats(t testing.TB, name string, shape ...int) []float32 {
 	data, err := g.ck.Floats(name, shape...)
 	require.NoError(t, err)
 	return data
+}
+
+func (g *golden) has(name string) bool { return g.ck.Has(name) }
+
+// frames are the pictures of a golden.
+func (g *golden) frames(t testing.TB) []ingest.Frame {
+	const n, h, w = 4, 33, 45
+	data := g.floats(t, "frames", n, h, w, 3)
+	frames := make([]ingest.Frame, n)
+	for i := range frames {
+		frames[i] = ingest.Frame{Index: int64(i), W: w, H: h, Pix: make([]byte, 3*h*w)}
+		for j := range frames[i].Pix {
+			frames[i].Pix[j] = byte(data[i*3*h*w+j])
+		}
+	}
+	return frames
 }
 
 // feed encodes n units whose patches are given, [n*patches, values], in the tower's order.
@@ -84,7 +100,11 @@ func (c *Config) inOrder(pixels []float32, h, w int) []float32 {
 func (g *golden) processed(t testing.TB, c *Config, name string, n int) ([]float32, Size) {
 	v := c.Vision
 	if !v.Dynamic {
-		return c.inOrder(g.floats(t, name, slices.Concat(map[bool][]int{true: {n}}[name != "pixels"], []int{3, v.Image.H, v.Image.W})...), v.Image.H, v.Image.W), c.patchGrid(v.Image)
+		shape := []int{3, v.Image.H, v.Image.W}
+		if name != "pixels" {
+			shape = append([]int{n}, shape...)
+		}
+		return c.inOrder(g.floats(t, name, shape...), v.Image.H, v.Image.W), c.patchGrid(v.Image)
 	}
 	grid := Size{g.Patches[0], g.Patches[1]}
 	np, values := grid.H*grid.W, c.patchValues()
@@ -102,8 +122,14 @@ func (g *golden) processed(t testing.TB, c *Config, name string, n int) ([]float
 	return out, grid
 }
 
+// published are the published ones.
+var published = []string{"smolvlm", "qwen2vl", "qwen25vl", "flashvstreamqwen", "internvl2", "videochat", "llava15", "flashvstream", "onevision"}
+
+// goldenPixels is the size that their pictures of any size have: Flash-VStream enlarges small ones as far as it is let.
+const goldenPixels = 32 * 48
+
 func TestPublished(t *testing.T) {
-	for _, family := range []string{"smolvlm", "qwen2vl"} {
+	for _, family := range published {
 		g := readGolden(t, family)
 		for name, open := range devices {
 			for as, tolerance := range map[compute.DType]float64{compute.F32: 5e-5, compute.BF16: 5e-2} {
@@ -111,7 +137,7 @@ func TestPublished(t *testing.T) {
 					dev, err := open()
 					require.NoError(t, err)
 					defer dev.Close()
-					e, err := LoadWith(os.DirFS(goldens+family), dev, Options{Weights: as, Pixels: 4096})
+					e, err := LoadWith(os.DirFS(goldens+family), dev, Options{Weights: as, Pixels: goldenPixels})
 					require.NoError(t, err)
 					defer e.Close()
 					assert.Equal(t, g.Unit, e.Unit())
@@ -136,9 +162,34 @@ func TestPublished(t *testing.T) {
 					require.NoError(t, err)
 					near(g.floats(t, "embeds", joined[0].Rows, width), joined...)
 
-					units := 4 / g.Unit
-					pixels, grid = g.processed(t, e.c, "video.pixels", units)
-					near(g.floats(t, "video.embeds", units*cells, width), e.feed(t, units, grid, pixels)...)
+					// All the way from pictures.
+					frames := g.frames(t)
+					units := len(frames) / g.Unit
+					h, w := e.Grid(frames[0].W, frames[0].H)
+					video, err := e.Encode(t.Context(), frames...)
+					require.NoError(t, err)
+					assert.Equal(t, g.Grid, [2]int{h, w})
+					if g.Late {
+						near(g.floats(t, "video.features", units*cells, g.Dim), video...)
+					}
+					var grids []Rows
+					for _, m := range video {
+						grids = append(grids, Rows{h, w, m})
+					}
+					joined, err = e.Join(t.Context(), grids...)
+					require.NoError(t, err)
+					near(g.floats(t, "video.embeds", units*joined[0].Rows, width), joined...)
+					if g.has("pooled.features") {
+						pooled := compute.Matrix{Rows: cells / 4, Cols: g.Dim, Data: g.floats(t, "pooled.features", cells/4, g.Dim)}
+						joined, err = e.Join(t.Context(), Rows{h / 2, w / 2, pooled})
+						require.NoError(t, err)
+						near(g.floats(t, "pooled.embeds", joined[0].Rows, width), joined...)
+					}
+					if g.has("newline") {
+						near(g.floats(t, "newline", 1, width), e.Newline())
+					} else {
+						assert.Zero(t, e.Newline())
+					}
 				})
 			}
 		}

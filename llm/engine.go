@@ -15,8 +15,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"afterimage/internal/compute"
 	"afterimage/internal/weights"
@@ -33,7 +36,7 @@ type Options struct {
 }
 
 // Token is one generated token. Text is what became certain with it: whole UTF-8 characters, "" while one is incomplete, and always
-// "" from an engine without a tokenizer.
+// "" from an engine without a tokenizer. What becomes certain only because the answer ends there comes last, with ID -1 and as no token.
 type Token struct {
 	ID   int32
 	Text string
@@ -65,7 +68,8 @@ type Counters struct {
 
 	Pages, FreePages, CachedPages int // of K/V, 64 rows each: all, empty ones, and ones kept for prompts that begin alike
 	EvictedPages                  uint64
-	Bytes                         int64 // of device memory for weights and K/V
+	Bytes                         int64 // of device memory held, all together
+	WeightBytes, KVBytes          int64 // of that, weights and K/V; the rest is buffers
 }
 
 const (
@@ -173,6 +177,9 @@ func load(c *Config, tok *tokenizer.Tokenizer, eos []int32, dev compute.Device, 
 	if err != nil {
 		return nil, fmt.Errorf("llm: load: %w", err)
 	}
+	if ck != nil {
+		debug.FreeOSMemory() // what weights were read through, which is gigabytes for a large model
+	}
 	return newEngine(c, tok, eos, dec, o), nil
 }
 
@@ -203,7 +210,8 @@ func newEngine(c *Config, tok *tokenizer.Tokenizer, eos []int32, dec compute.Dec
 	return &Engine{c: c, tok: tok, eos: eos, s: newScheduler(dec, o.Drafter, c.Context, c.Vocab, o.MaxQueue)}
 }
 
-// stopTokens gathers every token that ends an answer: from the two configs and by our own name for it.
+// stopTokens gathers every token that ends an answer: from the two configs, and by the names that chat templates end a turn with. Configs of
+// models that were made out of others often name the other's alone.
 func stopTokens(fsys fs.FS, c *Config, tok *tokenizer.Tokenizer) ([]int32, error) {
 	eos := slices.Clone(c.EOS)
 	if raw, err := fs.ReadFile(fsys, "generation_config.json"); err == nil {
@@ -219,11 +227,13 @@ func stopTokens(fsys fs.FS, c *Config, tok *tokenizer.Tokenizer) ([]int32, error
 		}
 		eos = append(eos, more...)
 	}
-	if id, ok := tok.Special("<|eos|>"); ok {
-		eos = append(eos, id)
+	for _, name := range []string{"<|eos|>", "<|im_end|>", "<|end|>", "<end_of_utterance>"} {
+		if id, ok := tok.Special(name); ok {
+			eos = append(eos, id)
+		}
 	}
 	if len(eos) == 0 {
-		return nil, errors.New("no end-of-sequence token: neither eos_token_id nor <|eos|> is given")
+		return nil, errors.New("no end-of-sequence token: eos_token_id is not given, and none of the known names is a special token")
 	}
 	return eos, nil
 }
@@ -276,6 +286,11 @@ func (e *Engine) Generate(ctx context.Context, p Prompt, o Options, emit func(To
 		}
 		return emit(t)
 	})
+	if err == nil && text != nil {
+		if rest := strings.TrimRight(text.Flush(), string(utf8.RuneError)); rest != "" { // half a character stays unsaid
+			err = emit(Token{ID: -1, Text: rest})
+		}
+	}
 	stats.CachedTokens, stats.Drafted, stats.Accepted, stats.Finish = r.cached, r.drafted, r.accepts, r.finish
 	stats.Total = time.Since(start)
 	if stats.Queued = stats.Total; !r.started.IsZero() {

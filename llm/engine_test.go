@@ -65,7 +65,9 @@ func must[T any](v T, err error) T {
 // answer generates and joins.
 func answer(t *testing.T, e *Engine, p Prompt, o Options) (ids []int32, text string, s Stats) {
 	s, err := e.Generate(context.Background(), p, o, func(tok Token) error {
-		ids, text = append(ids, tok.ID), text+tok.Text
+		if text += tok.Text; tok.ID >= 0 {
+			ids = append(ids, tok.ID)
+		}
 		return nil
 	})
 	require.NoError(t, err)

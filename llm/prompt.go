@@ -135,23 +135,6 @@ func (p Prompt) rows(tok *tokenizer.Tokenizer, c *Config) (*sequence, error) {
 	return s, nil
 }
 
-// place says what stands beside text part i, which decides how it is tokenised. A text after a picture begins anew: models without
-// tokens around their pictures were trained on texts that were tokenised one by one.
-func (p Prompt) place(i int, tok *tokenizer.Tokenizer) tokenizer.Place {
-	var at tokenizer.Place
-	if i > 0 {
-		before := p[i-1]
-		at.Inside = before.Text != "" || before.Tokens != nil
-		if i > 1 || before.Control != tok.BOS() {
-			at.After = before.Control
-		}
-	}
-	if i+1 < len(p) {
-		at.Before = p[i+1].Control
-	}
-	return at
-}
-
 func (s *sequence) text(ids []int32) {
 	if len(ids) == 0 {
 		return

@@ -466,7 +466,7 @@ func (s *scheduler) count() {
 	c := &s.counters
 	c.Active, c.Waiting = len(s.active), s.waiting.n
 	c.Pages, c.FreePages, c.CachedPages, c.EvictedPages = s.pool.total, len(s.pool.free), s.pool.cached(), s.pool.evicted
-	c.Bytes = s.limits.Bytes
+	c.Bytes, c.WeightBytes, c.KVBytes = s.limits.Bytes, s.limits.Weights, s.limits.KV
 }
 
 // read returns the counters.

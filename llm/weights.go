@@ -2,7 +2,7 @@ package llm
 
 import (
 	"fmt"
-	"slices"
+	"runtime/debug"
 
 	"afterimage/internal/compute"
 	"afterimage/internal/weights"
@@ -129,8 +129,7 @@ func (p *checkpoint) matrix(in int, parts ...tensor) (compute.Matrix, error) {
 		}
 		m.Rows += t.rows
 	}
-	p.room = slices.Grow(p.room[:0], m.Rows*in)[:m.Rows*in]
-	m.Data = p.room
+	m.Data = p.space(m.Rows * in)
 	rest := m.Data
 	for _, t := range parts {
 		if err := p.ck.Read(rest[:t.rows*in], t.name, t.rows, in); err != nil {
@@ -141,12 +140,30 @@ func (p *checkpoint) matrix(in int, parts ...tensor) (compute.Matrix, error) {
 	return m, nil
 }
 
+// space is room for n values. What an embedding table took, which comes first and is the largest by far, is given back
+// before the layers come to take as much on the device, which may be the same memory.
+func (p *checkpoint) space(n int) []float32 {
+	if cap(p.room) >= largeRoom && cap(p.room)/4 > n {
+		p.room = nil
+		debug.FreeOSMemory()
+	}
+	if cap(p.room) < n {
+		p.room = make([]float32, n)
+	}
+	return p.room[:n]
+}
+
+const largeRoom = 16 << 20 // 64 MiB
+
 // ungroup puts the rows of a grouped q, k, v in order: all queries, all keys, all values.
 func (p *checkpoint) ungroup(m compute.Matrix) compute.Matrix {
 	c := p.c
 	share := c.Heads / c.KVHeads
 	head := c.HeadDim * m.Cols // values of one head
-	p.other = slices.Grow(p.other[:0], len(m.Data))[:len(m.Data)]
+	if cap(p.other) < len(m.Data) {
+		p.other = make([]float32, len(m.Data))
+	}
+	p.other = p.other[:len(m.Data)]
 	from := m.Data
 	for g := range c.KVHeads {
 		k := (c.Heads + g) * head

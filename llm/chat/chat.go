@@ -3,6 +3,7 @@
 package chat
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 
@@ -122,15 +123,13 @@ func (t *Template) turn(w *writer, role string, parts []llm.Part) {
 		parts[0].Text = trimLeft(parts[0].Text)
 		parts[len(parts)-1].Text = trimRight(parts[len(parts)-1].Text)
 	}
-	first := &llm.Part{}
-	for _, p := range parts {
-		if p.Text != "" || p.Visual.Rows > 0 {
-			first = &p
-			break
-		}
-	}
-	if t.quiet && role == System && first.Text == "" && first.Visual.Rows == 0 {
+	words := slices.ContainsFunc(parts, func(p llm.Part) bool { return p.Text != "" || p.Visual.Rows > 0 })
+	if t.quiet && role == System && !words {
 		return
+	}
+	first := &llm.Part{}
+	if len(parts) > 0 {
+		first = &parts[0]
 	}
 	t.open(w, role, first)
 	for _, p := range parts {

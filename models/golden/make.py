@@ -2,7 +2,9 @@
 
     python make.py [FAMILY...]        # all without arguments
 
-torch==2.15.0 transformers==5.17.0 tokenizers==0.23.3 sentencepiece==0.2.3 safetensors==0.8.0 numpy==2.4.6 pillow==13.0.0
+torch==2.15.0 transformers==5.17.0 tokenizers==0.23.3 sentencepiece==0.2.3 safetensors==0.8.0 numpy==2.4.6 pillow==12.3.0
+
+Pillow 13 resizes down before across where the height shrinks more, and other bytes come out; checkpoints were made with earlier ones.
 
 Each family is a small random model of the published architecture, written in the layout, with the tensor names and with the config.json
 fields of the checkpoint on the hub. Where transformers knows that layout the directory is loaded back with it (no tensor missing, none left
@@ -17,6 +19,7 @@ import re
 import sys
 
 import numpy as np
+import PIL
 import sentencepiece
 import tokenizers
 import torch
@@ -33,6 +36,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+assert int(PIL.__version__.split(".")[0]) < 13
 OUT = pathlib.Path(__file__).parent / "testdata"
 FRAMES, H, W = 4, 33, 45
 NEW, MARGIN = 24, 0.02  # greedy tokens, and by how much the best must beat the second at each
@@ -196,22 +200,27 @@ class SentencePiece:
 # Prompts: a list of strings (special tokens by their names) and of pictures, in order.
 
 class Rows:
-    """Rows [at, at+h*w*t) of golden tensor `of`, which stand for one picture or one video; `name` is the token that holds their places."""
+    """Rows [at, at+t*h*w) of golden tensor `of`, which stand for one picture or one video; `name` is the token that holds their places.
 
-    def __init__(self, of, at, grid, name, extra=0):
-        self.of, self.at, self.grid, self.name, self.extra = of, at, grid, name, extra
+    `place` names the tensor that says where the rows stand relative to the first, for positions that do not follow from the grid."""
+
+    def __init__(self, of, at, grid, name, place=None):
+        self.of, self.at, self.grid, self.name, self.place = of, at, grid, name, place
         self.n = grid[0] * grid[1] * grid[2]
 
 
 def rendered(prompt):
-    return "".join(p if isinstance(p, str) else p.name * (p.n + p.extra) for p in prompt)
+    return "".join(p if isinstance(p, str) else p.name * p.n for p in prompt)
 
 
 def turns(*turns):
     """What golden.json says of a conversation: (role, text or Rows...)."""
-    return [{"role": role, "parts": [{"text": p} if isinstance(p, str) else {"visual": p.of, "from": p.at, "rows": p.n,
-                                                                             "grid": list(p.grid)} for p in parts]}
-            for role, *parts in turns]
+    def part(p):
+        if isinstance(p, str):
+            return {"text": p}
+        return {"visual": p.of, "from": p.at, "rows": p.n, "grid": list(p.grid)} | ({"positions": p.place} if p.place else {})
+
+    return [{"role": role, "parts": [part(p) for p in parts]} for role, *parts in turns]
 
 
 class Reference:
@@ -266,16 +275,10 @@ class Case:
         return self.tok.token_to_id(names.pop())
 
     def rows(self, prompt):
-        out = []
-        for p in prompt:
-            if isinstance(p, Rows):
-                out.append(self.golden[p.of][p.at:p.at + p.n])
-                if p.extra:
-                    out.append(self.golden["newline"])
-        return torch.cat(out)
+        return torch.cat([self.golden[p.of][p.at:p.at + p.n] for p in prompt if isinstance(p, Rows)])
 
     def finish(self):
-        g = self.golden
+        g, self.text = self.golden, {}
         for prefix, prompt, positions in (("", self.image, self.image_positions), ("video.", self.video, self.video_positions)):
             ids = self.ids(prompt)
             pos = positions(ids) if positions else None
@@ -283,13 +286,11 @@ class Case:
             g[prefix + "ids"], g[prefix + "logits"] = torch.tensor(ids), self.ref.logits(embeds, pos)
             if pos is not None:
                 g[prefix + "positions"] = pos
-            if not prefix:
-                unwanted = set(quiet(self.tok, g["logits"].shape[1]))
-                new = self.ref.greedy(embeds, pos, unwanted)
-                if new is None:
-                    return False
-                g["greedy"] = torch.tensor(new)
-                self.text = self.tok.decode(new)
+            new = self.ref.greedy(embeds, pos, set(quiet(self.tok, g[prefix + "logits"].shape[1])))
+            if new is None:
+                return False
+            g[prefix + "greedy"] = torch.tensor(new)
+            self.text[prefix + "greedy"] = self.tok.decode(new)
         if self.extra:
             more = self.extra(self)
             if more is None:
@@ -299,7 +300,8 @@ class Case:
         save_file({k: (v if k == "frames" else v.float()).contiguous().clone() for k, v in sorted(g.items())}, d / "golden.safetensors")
         write(d / "golden.json", {"family": self.name, "seed": self.seed, "made_with": {
             "torch": torch.__version__.split("+")[0], "transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
-            **self.info, "image_prompt": rendered(self.image), "video_prompt": rendered(self.video), "greedy": self.text})
+            **self.info, "image_prompt": rendered(self.image), "video_prompt": rendered(self.video), "greedy": self.text["greedy"],
+            "video_greedy": self.text["video.greedy"]})
         for file in d.iterdir():
             file.chmod(0o644)
         return True
@@ -319,7 +321,7 @@ def published(d, config, preprocessor, generation, tok):
     write(d / "preprocessor_config.json", preprocessor)
     write(d / "generation_config.json", generation)
     if isinstance(tok, Tokenizer):
-        tok.save(str(d / "tokenizer.json"))
+        tok.save(str(d / "tokenizer.json"), pretty=False)
 
 
 def reload(d, cls, rename, tok, seed, dtype=torch.float32, shards=1, tied=False):
@@ -378,18 +380,11 @@ def smolvlm(seed):
     write(d / "processor_config.json", {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"})
     model = reload(d, SmolVLMForConditionalGeneration, names(), tok, seed)
 
-    def pixels(frame, longest):
-        proc = SmolVLMImageProcessorPil(do_image_splitting=False, size={"longest_edge": longest}, max_image_size={"longest_edge": side},
-                                        resample=1, **HALF)
-        return proc(frame, return_tensors="pt")["pixel_values"][0, 0].float()
-
-    pics = frames()
-    still = pixels(pics[0], 4 * side)
-    moving = torch.stack([pixels(f, side) for f in pics])  # the size that video_sampling asks for
-    vision = lambda x: model.model.vision_model(pixel_values=x).last_hidden_state
-    join = lambda x: model.model.connector(x)
-    golden = {"pixels": still, "video.pixels": moving, "features": join(vision(still[None]))[0],
-              "embeds": join(vision(still[None]))[0], "video.embeds": join(vision(moving)).flatten(0, 1)}
+    proc = SmolVLMImageProcessorPil(do_image_splitting=False, size={"longest_edge": side}, max_image_size={"longest_edge": side},
+                                    resample=1, **HALF)
+    x = torch.stack([proc(f, return_tensors="pt")["pixel_values"][0, 0].float() for f in frames()])
+    both = model.model.connector(model.model.vision_model(pixel_values=x).last_hidden_state)
+    golden = {"pixels": x[0], "video.pixels": x, "features": both[0], "embeds": both[0], "video.embeds": both.flatten(0, 1)}
     around = ["<fake_token_around_image><global-img>", "<fake_token_around_image>"]
     one = Rows("embeds", 0, (1, 2, 2), "<image>")
     img = ["<|im_start|>User:", around[0], one, around[1], QUESTION + "<end_of_utterance>\nAssistant:"]
@@ -405,7 +400,7 @@ def smolvlm(seed):
         "unit": 1, "late": False, "grid": [2, 2], "dim": 36,
         "image_turns": turns(("user", one, QUESTION)), "video_turns": turns(("user", *parts))})
     ids = case.ids(img)
-    whole = model(input_ids=torch.tensor([ids]), pixel_values=still[None, None]).logits[0]
+    whole = model(input_ids=torch.tensor([ids]), pixel_values=x[None, :1]).logits[0]
     check(whole, ref.logits(ref.embed(ids, image, golden["embeds"]), None))
     return case
 
@@ -464,7 +459,8 @@ def qwen_family(name, seed, kind, text, vision, cls, dtype=torch.float32, shards
               "video.embeds": b.pooler_output}
     mh, mw = gh // 2, gw // 2
     rows = Rows("embeds", 0, (1, mh, mw), "<|image_pad|>")
-    video = Rows("video.embeds", 0, (2, mh, mw), "<|video_pad|>")
+    timed = name == "qwen25vl"  # its videos' times are not 0, 1, 2
+    video = Rows("video.embeds", 0, (2, mh, mw), "<|video_pad|>", "video.embeds.positions" if timed else None)
     wrap = lambda r, q: [f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|>", r,
                          f"<|vision_end|>{q}<|im_end|>\n<|im_start|>assistant\n"]
     ref = Reference(model.model.language_model, model.lm_head, model.get_input_embeddings(), axes=3)
@@ -476,7 +472,7 @@ def qwen_family(name, seed, kind, text, vision, cls, dtype=torch.float32, shards
             return model.model.get_rope_index(x, mm_token_type_ids=types, **{kind + "_grid_thw": grid}, **kw)[0][:, 0]
         return of
 
-    kw = {"second_per_grid_ts": torch.tensor([2.0])} if name == "qwen25vl" else {}  # pairs of frames at one frame a second
+    kw = {"second_per_grid_ts": torch.tensor([2.0])} if timed else {}  # pairs of frames at one frame a second
     case = Case(name, seed, tok, ref, golden, wrap(rows, QUESTION), wrap(video, QUESTION), {
         "unit": 2, "late": False, "grid": [mh, mw], "dim": text["hidden_size"], "patch_grid": [gh, gw],
         "image_turns": turns(("system", SYSTEM), ("user", rows, QUESTION)), "video_turns": turns(("system", SYSTEM),
@@ -486,6 +482,9 @@ def qwen_family(name, seed, kind, text, vision, cls, dtype=torch.float32, shards
                            (case.video, case.video_positions, dict(pixel_values_videos=moving, video_grid_thw=two) | kw)):
         ids = case.ids(prompt)
         types = torch.tensor([[1 if i == tid("<|image_pad|>") else 2 if i == tid("<|video_pad|>") else 0 for i in ids]])
+        if timed and prompt is case.video:
+            at = types[0] == 2
+            golden["video.embeds.positions"] = pos(ids)[:, at] - int(at.nonzero()[0])
         model.model.rope_deltas = None
         whole = model(input_ids=torch.tensor([ids]), mm_token_type_ids=types, **x).logits[0]
         check(whole, ref.logits(ref.embed(ids, case.hold(prompt), case.rows(prompt)), pos(ids)))
@@ -543,7 +542,7 @@ def flashvstreamqwen(seed):
         at += [torch.cat([torch.full((1, full // 4), q), cells(gh // 4, gw // 4)]) + full for q in times]
         rel = g["memory.positions"] = torch.cat(at, 1)
         advance = full + max(len(times) - 1, gh // 4 - 1, gw // 4 - 1) + 1
-        rows = Rows("memory.embeds", 0, (1, 1, rel.shape[1]), "<|video_pad|>")
+        rows = Rows("memory.embeds", 0, (1, 1, rel.shape[1]), "<|video_pad|>", "memory.positions")
         case.video = [case.video[0], rows, case.video[2]]
         case.info |= {"late": True, "dim": 40, "grid": [gh, gw], "advance": advance,
                       "video_turns": turns(("system", SYSTEM), ("user", rows, QUESTION))}
@@ -659,11 +658,12 @@ def onevision(seed):
     both = model.model.apply_pooling(flat)
     golden = {"pixels": x[0], "unpooled": flat[0], "features": both[0], "embeds": both[0], "video.embeds": both.flatten(0, 1),
               "newline": model.model.image_newline[None].clone()}
-    one, four = Rows("embeds", 0, (1, 4, 4), "<video>", 1), Rows("video.embeds", 0, (FRAMES, 4, 4), "<video>", 1)
+    golden["rows"], golden["video.rows"] = (torch.cat([golden[k], golden["newline"]]) for k in ("embeds", "video.embeds"))
+    one, four = Rows("rows", 0, (1, 1, 17), "<video>"), Rows("video.rows", 0, (1, 1, FRAMES * 16 + 1), "<video>")
     lay = lambda r: [f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n", r, f"\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"]
     ref = Reference(model.model.language_model, model.lm_head, model.get_input_embeddings())
     case = Case("onevision", seed, tok, ref, golden, lay(one), lay(four), {
-        "unit": 1, "late": False, "grid": [4, 4], "dim": 48, "newline": True, "image_turns": turns(("system", SYSTEM),
+        "unit": 1, "late": False, "grid": [4, 4], "dim": 48, "image_turns": turns(("system", SYSTEM),
                 ("user", one, QUESTION)),
         "video_turns": turns(("system", SYSTEM), ("user", four, QUESTION))})
     for prompt, pics in ((case.image, x[:1]), (case.video, x)):
@@ -912,7 +912,7 @@ def main():
             raise SystemExit(f"{name}: no seed whose greedy tokens are clear")
         size = sum(f.stat().st_size for f in (OUT / name).iterdir())
         n = [len(case.golden[k]) for k in ("ids", "video.ids")]
-        print(f"{name}: seed {seed}, {n[0]} and {n[1]} ids, {size} bytes, {case.text!r}")
+        print(f"{name}: seed {seed}, {n[0]} and {n[1]} ids, {size} bytes, {list(case.text.values())}")
 
 
 main()
