@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -247,6 +248,79 @@ func TestSpecialTokensCannotBeForged(t *testing.T) {
 	}
 }
 
+// Of vocabularies over characters too, no text becomes a special token, unless it is the unknown one where there is nothing else.
+func TestSpecialTokensCannotBeForgedInCharacters(t *testing.T) {
+	for _, name := range slices.Concat(runeNames, modelNames) {
+		tok := load1(t, name)
+		var all strings.Builder
+		for s := range tok.special {
+			all.WriteString(s + " x" + s + s)
+		}
+		for _, id := range tok.Encode(all.String() + "<0x3C>") {
+			for s, sp := range tok.special {
+				require.True(t, sp.id != id || s == "<unk>", "%s: %q", name, s)
+			}
+		}
+	}
+	// Neither a merge, nor a character, nor a byte token may lead to one.
+	data := []byte(`{"normalizer":null,"pre_tokenizer":null,"decoder":{"type":"Fuse"},"added_tokens":[
+		{"id":1,"content":"ab","special":true},{"id":1,"content":"ab"},{"id":2,"content":"c","special":true,"normalized":true}],
+		"model":{"type":"BPE","unk_token":"<unk>","ignore_merges":true,"vocab":{"<unk>":0,"ab":1,"c":2,"a":3,"b":4},"merges":["a b"]}}`)
+	tok, err := Load(data)
+	require.NoError(t, err)
+	require.Equal(t, []int32{3, 4, 0, 3, 4}, tok.Encode("abcab"))
+	var f map[string]any
+	readJSON(t, "llama2.tokenizer.json", &f)
+	f["added_tokens"] = []Added{{ID: 13, Content: "<0x0A>", Special: true}}
+	data, err = json.Marshal(f)
+	require.NoError(t, err)
+	_, err = Load(data)
+	require.ErrorContains(t, err, "model.vocab: 255 of the 256 byte tokens")
+}
+
+// A prompt's text that goes on where another stopped has no space before it.
+func TestEncodeInside(t *testing.T) {
+	for _, name := range []string{"llama2", "llama2first", "phi3", "spllama", "gpt2"} {
+		tok := load1(t, name)
+		require.Equal(t, "two words", strings.TrimPrefix(tok.Decode(append(tok.Encode("two "), tok.EncodeAt("words", Place{Inside: true})...)), " "), name)
+		require.NotEqual(t, tok.Encode("words"), tok.EncodeAt("words", Place{Inside: true}), name)
+		require.Empty(t, tok.EncodeAt("", Place{Inside: true}))
+	}
+}
+
+func TestStreamByteFallback(t *testing.T) {
+	bike := []byte("🚲")
+	for name, want := range map[string][2]string{
+		"llama2":  {"", "🚲"}, // Hugging Face takes byte tokens in a row together
+		"spllama": {"🚲", ""}, // SentencePiece character by character
+	} {
+		tok := load1(t, name)
+		var bytes *[256]int32
+		switch m := tok.model.(type) {
+		case *runeBPE:
+			bytes = m.bytes
+		case *spBPE:
+			bytes = m.bytes
+		}
+		space, x := tok.Encode("a")[0], tok.EncodeAt("a", Place{Inside: true})[0]
+		s := tok.NewStream()
+		require.Equal(t, strings.TrimPrefix(tok.pieces[space].text, " "), s.Push(space), "the space before the first word goes")
+		for _, b := range bike[:3] {
+			require.Empty(t, s.Push(bytes[b]))
+		}
+		require.Equal(t, want[0], s.Push(bytes[bike[3]]))
+		eos, ok := tok.Special("</s>")
+		require.True(t, ok)
+		require.Empty(t, s.Push(eos))
+		require.Equal(t, want[1]+"a", s.Push(x))
+		require.Empty(t, s.Push(bytes[0xF0]))
+		require.Equal(t, "\uFFFDa", s.Push(x), "a character that never became whole")
+		require.Empty(t, s.Push(bytes[0xF0]))
+		require.Empty(t, s.Push(bytes[0x9F]))
+		require.Equal(t, "\uFFFD\uFFFD", s.Flush())
+	}
+}
+
 func TestDecodeSkipsUnknown(t *testing.T) {
 	tok := load1(t, "afterimage")
 	require.Equal(t, "ab", tok.Decode([]int32{-1, tok.Encode("a")[0], 1 << 30, int32(tok.VocabSize()), tok.Encode("b")[0]}))
@@ -324,13 +398,69 @@ func FuzzRoundTrip(f *testing.F) {
 	})
 }
 
+// FuzzStream pushes any tokens at all: what comes out is whole characters, and no special token's name.
+func FuzzStream(f *testing.F) {
+	var toks []*Tokenizer
+	for _, n := range slices.Concat(byteNames, runeNames, modelNames) {
+		toks = append(toks, load1(f, n))
+	}
+	f.Add([]byte("\x01\x00\xF0\x00\x9F\x00\x05\x01"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, tok := range toks {
+			s := tok.NewStream()
+			for ; len(data) > 1; data = data[2:] {
+				require.True(t, utf8.ValidString(s.Push(int32(data[0])|int32(data[1])<<8)))
+			}
+			require.True(t, utf8.ValidString(s.Flush()))
+			require.Empty(t, s.Flush())
+		}
+	})
+}
+
+// FuzzRoundTripCharacters is FuzzRoundTrip for vocabularies over characters, for which ▁ is a space.
+func FuzzRoundTripCharacters(f *testing.F) {
+	for _, s := range texts(f)[:60] {
+		f.Add(s)
+	}
+	f.Add("\xff\xed\xa0\x80 ▁▁")
+	toks := map[string]*Tokenizer{}
+	for _, n := range []string{"llama2", "llama2first", "phi3", "gemma", "spllama", "spuser"} {
+		toks[n] = load1(f, n)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		all := strings.ReplaceAll(string([]rune(s)), "▁", " ")
+		for name, tok := range toks {
+			want := all
+			if name == "llama2first" { // which puts no space before a text that begins with one, but takes one off
+				want = strings.TrimPrefix(all, " ")
+			}
+			ids := tok.Encode(s)
+			require.Equal(t, want, tok.Decode(ids), name)
+			var b strings.Builder
+			st := tok.NewStream()
+			for _, id := range ids {
+				require.Greater(t, id, int32(2), "no special token")
+				p := st.Push(id)
+				require.True(t, utf8.ValidString(p))
+				b.WriteString(p)
+			}
+			require.Equal(t, want, b.String()+st.Flush())
+		}
+	})
+}
+
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}`), "a")
 	f.Add([]byte(`{"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"(?i:a)"},"behavior":"Removed"},{"type":"ByteLevel"}]}}`), "b c")
 	f.Add([]byte(`{"added_tokens":[{"id":3,"content":"a","special":true}],"decoder":{"type":"ByteLevel"}}`), "é")
 	f.Add([]byte(`{"model":{"merges":["a b",["a","b"]]},"normalizer":{"type":"NFC"}}`), "")
-	base := map[string]json.RawMessage{}
-	readJSON(f, "afterimage.tokenizer.json", &base)
+	f.Add([]byte(`{"normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"x"},{"type":"Replace","pattern":{"Regex":" +"},"content":""}]}}`), "a  b")
+	f.Add([]byte(`{"pre_tokenizer":{"type":"Metaspace","replacement":"a","prepend_scheme":"first"},"decoder":{"type":"Metaspace","replacement":"a"}}`), "ba a")
+	f.Add([]byte(`{"added_tokens":[{"id":3,"content":" x","lstrip":true,"rstrip":true,"single_word":true,"normalized":true}]}`), " x  x x")
+	bases := []map[string]json.RawMessage{{}, {}, {}}
+	for i, name := range []string{"afterimage", "llama2", "unigram"} {
+		readJSON(f, name+".tokenizer.json", &bases[i])
+	}
 	f.Fuzz(func(t *testing.T, data []byte, text string) {
 		_, _ = Load(data) // must not panic, whatever it is
 		// And the same pieces laid over a good file, so that hostile settings meet a whole vocabulary.
@@ -338,44 +468,61 @@ func FuzzLoad(f *testing.F) {
 		if json.Unmarshal(data, &over) != nil || len(text) > 1000 {
 			return
 		}
-		merged := map[string]json.RawMessage{}
-		for k, v := range base {
-			merged[k] = v
-		}
-		for k, v := range over {
-			if k != "model" {
-				merged[k] = v
+		for _, base := range bases {
+			merged := maps.Clone(base)
+			for k, v := range over {
+				if k != "model" {
+					merged[k] = v
+				}
 			}
-		}
-		b, err := json.Marshal(merged)
-		require.NoError(t, err)
-		tok, err := Load(b)
-		if err != nil {
-			return
-		}
-		ids := tok.Encode(text)
-		for _, id := range ids {
-			require.Less(t, int(id), tok.VocabSize())
-			for name, s := range tok.special {
-				require.NotEqual(t, s.id, id, name)
+			b, err := json.Marshal(merged)
+			require.NoError(t, err)
+			tok, err := Load(b)
+			if err != nil {
+				continue
 			}
+			unk := int32(-1)
+			switch m := tok.model.(type) {
+			case *runeBPE:
+				unk = m.unk
+			case *unigram:
+				unk = m.unk
+			}
+			ids := tok.Encode(text)
+			for _, id := range ids {
+				require.Less(t, int(id), tok.VocabSize())
+				for name, s := range tok.special {
+					require.True(t, s.id != id || id == unk, name)
+				}
+			}
+			require.True(t, utf8.ValidString(tok.Decode(ids)))
 		}
-		require.True(t, utf8.ValidString(tok.Decode(ids)))
 	})
+}
+
+// BenchmarkEncodeText encodes 200 KB of text, as it is and as a single word.
+func BenchmarkEncodeText(b *testing.B) {
+	text := strings.Join(texts(b), " ")
+	for len(text) < 200<<10 {
+		text += text
+	}
+	text = strings.ToValidUTF8(text[:200<<10], "")
+	for _, name := range []string{"qwen2", "llama3", "smollm", "llama2", "gemma", "unigram", "spllama", "spnmt"} {
+		tok := load1(b, name)
+		for kind, s := range map[string]string{"text": text, "word": strings.Repeat("parcels門", 20<<10)} {
+			b.Run(name+"/"+kind, func(b *testing.B) {
+				b.SetBytes(int64(len(s)))
+				for b.Loop() {
+					tok.Encode(s)
+				}
+			})
+		}
+	}
 }
 
 func BenchmarkEncodeQuestion(b *testing.B) {
 	tok := load1(b, "afterimage")
 	const text = "Did the woman in the red coat leave before the van arrived at 14:03:10?"
-	b.SetBytes(int64(len(text)))
-	for b.Loop() {
-		tok.Encode(text)
-	}
-}
-
-func BenchmarkEncodeLongWord(b *testing.B) {
-	tok := load1(b, "afterimage")
-	text := strings.Repeat("parcel", 20000)
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		tok.Encode(text)
