@@ -138,6 +138,45 @@ func mixed(tok *Tokenizer, parts [][2]string) []int32 {
 	return ids
 }
 
+// TestPublicVocabularies compares on real vocabularies, which are not committed: see testdata/public.py.
+func TestPublicVocabularies(t *testing.T) {
+	root := os.Getenv("AFTERIMAGE_TOKENIZERS")
+	if root == "" {
+		t.Skip("AFTERIMAGE_TOKENIZERS does not name the directory that testdata/public.py made")
+	}
+	dirs, err := os.ReadDir(root)
+	require.NoError(t, err)
+	list := texts(t)
+	for _, d := range dirs {
+		t.Run(d.Name(), func(t *testing.T) {
+			began := time.Now()
+			tok, err := Open(os.DirFS(filepath.Join(root, d.Name())))
+			require.NoError(t, err)
+			loaded := time.Since(began)
+			raw, err := os.ReadFile(filepath.Join(root, d.Name(), "expected.json"))
+			require.NoError(t, err)
+			var want struct {
+				IDs     [][]int32
+				Decoded []string
+			}
+			require.NoError(t, json.Unmarshal(raw, &want))
+			require.Len(t, want.IDs, len(list))
+			ids, decoded := 0, 0
+			for i, text := range list {
+				got := append([]int32{}, tok.Encode(text)...)
+				if !slices.Equal(want.IDs[i], got) {
+					ids++
+					t.Errorf("%q: %v, want %v", text, got, want.IDs[i])
+				} else if back := tok.Decode(got); back != want.Decoded[i] {
+					decoded++
+					t.Errorf("%q: %q, want %q", text, back, want.Decoded[i])
+				}
+			}
+			t.Logf("%d tokens, loaded in %v: of %d texts %d differ in ids, %d more in text", tok.VocabSize(), loaded, len(list), ids, decoded)
+		})
+	}
+}
+
 func TestSplitBehaviours(t *testing.T) {
 	list := texts(t)
 	var cases []struct {
