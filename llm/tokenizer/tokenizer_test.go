@@ -195,10 +195,12 @@ func TestSplitBehaviours(t *testing.T) {
 }
 
 // patch returns the first golden tokenizer with one value replaced; path is dotted.
-func patch(t testing.TB, path, value string) []byte {
+func patch(t testing.TB, path, value string) []byte { return patched(t, "afterimage", path, value) }
+
+func patched(t testing.TB, name, path, value string) []byte {
 	t.Helper()
 	var root map[string]any
-	readJSON(t, "afterimage.tokenizer.json", &root)
+	readJSON(t, name+".tokenizer.json", &root)
 	at, keys := root, strings.Split(path, ".")
 	for _, k := range keys[:len(keys)-1] {
 		at = at[k].(map[string]any)
@@ -225,10 +227,7 @@ func TestRefusals(t *testing.T) {
 		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{"Regex":"[a&&b]"}}`, `intersection`},
 		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{}}`, `no pattern`},
 		{"pre_tokenizer", `{"type":"Split","behavior":"Sideways","pattern":{"String":"a"}}`, `behavior "Sideways"`},
-		{"decoder", `{"type":"WordPiece"}`, `decoder: type "WordPiece"`},
-		{"decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"}]}`, `decoder.decoders[1]: ByteFallback is supported before Fuse only`},
-		{"decoder", `{"type":"Strip","content":" ","start":1,"stop":0}`, `decoder: Strip is supported after Fuse`},
-		{"decoder", `{"type":"Replace","pattern":{"Regex":"a"},"content":""}`, `decoder: only a String pattern`},
+		{"decoder", `{"type":"Fuse"}`, `decoder: type "Fuse" is not supported together with pre_tokenizer ByteLevel`},
 		{"model.type", `"Unigram"`, `model.type "Unigram" is not supported together with ByteLevel`},
 		{"model.type", `"WordPiece"`, `model.type "WordPiece"`},
 		{"model.byte_fallback", `true`, `byte_fallback`},
@@ -257,6 +256,38 @@ func TestRefusals(t *testing.T) {
 	require.Error(t, err)
 	_, err = Load(nil)
 	require.Error(t, err)
+}
+
+func TestRefusalsInCharacters(t *testing.T) {
+	for _, c := range []struct{ name, path, value, want string }{
+		{"llama2", "decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"}]}`, `decoder.decoders[1]: ByteFallback is supported before Fuse only`},
+		{"llama2", "decoder", `{"type":"Strip","content":" ","start":1,"stop":0}`, `decoder: Strip is supported after Fuse`},
+		{"llama2", "decoder", `{"type":"Replace","pattern":{"Regex":"a"},"content":""}`, `decoder: only a String pattern`},
+		{"llama2", "decoder", `{"type":"WordPiece"}`, `decoder: type "WordPiece" is not supported`},
+		{"llama2", "decoder", `null`, `decoder: there is none`},
+		{"llama2", "decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Strip","content":" ","start":0,"stop":1}]}`, `decoders[1]: Strip`},
+		{"llama2", "decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Replace","pattern":{"String":"a"},"content":""}]}`, `Replace is supported before`},
+		{"llama2", "decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Metaspace","replacement":"_"}]}`, `Metaspace is supported alone`},
+		{"llama2", "decoder", `{"type":"Metaspace"}`, `decoder: no replacement`},
+		{"llama2", "model.byte_fallback", `false`, ``},
+		{"llama2", "model.unk_token", `"<nothing>"`, ``},
+		{"words", "model.unk_token", `"<nothing>"`, `model.unk_token: "<nothing>" is not in model.vocab`},
+		{"words", "model.unk_token", `null`, `neither byte tokens nor an unknown token`},
+		{"unigram", "model.unk_id", `null`, `neither byte tokens nor an unknown token`},
+		{"unigram", "model.unk_id", `-1`, `model.unk_id -1 is out of range`},
+		{"unigram", "model.unk_id", `100000`, `model.unk_id 100000 is out of range`},
+		{"unigram", "model.vocab", `[]`, `model.vocab is empty`},
+		{"unigram", "model.vocab", `[["a",0],["a",0]]`, `model.vocab[1] is not a new piece and its score`},
+		{"unigram", "model.vocab", `[["a"]]`, `model.vocab[0] is not`},
+		{"unigram", "model.vocab", `{"a":0}`, `model.vocab: json`},
+	} {
+		_, err := Load(patched(t, c.name, c.path, c.value))
+		if c.want == "" {
+			require.NoError(t, err, c.path)
+		} else {
+			require.ErrorContains(t, err, c.want)
+		}
+	}
 }
 
 // A byte's token that is special would make some text produce a special token, or not encode at all.
