@@ -427,7 +427,7 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 			w, h = side, side
 		}
 		s := Size{p.edge, p.edge}
-		if long := float64(p.edge) * float64(max(w, h)) / float64(min(w, h)); long > 1<<26 {
+		if long := float64(p.edge) * float64(max(w, h)) / float64(min(w, h)); long > 1<<20 {
 			return a, fmt.Errorf("picture of %dx%d is too narrow", w, h)
 		} else if w <= h {
 			s.H = int(long)
