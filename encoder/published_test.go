@@ -331,7 +331,7 @@ func TestPublishedRefuses(t *testing.T) {
 		{"smolvlm", "text_config", nil, `config.json: text_config must be given`},
 		{"smolvlm", "vision_config.model_type", "vit", `config.json: vision_config.model_type "vit" is not supported`},
 		{"smolvlm", "vision_config.hidden_size", 32, `config.json: vision_config.num_attention_heads 3 does not divide hidden_size 32`},
-		{"smolvlm", "vision_config.num_hidden_layers", 4, `load: weights: model.vision_model.encoder.layers.3.layer_norm1.weight: missing`},
+		{"smolvlm", "vision_config.num_hidden_layers", 4, `load: weights: model.safetensors: model.vision_model.encoder.layers.3.layer_norm1.weight: missing`},
 		{"qwen2vl", "vision_config.temporal_patch_size", 4, `config.json: vision_config.temporal_patch_size 4 is not supported, want 2`},
 		{"qwen2vl", "vision_config.spatial_merge_size", 0, `config.json: vision_config.spatial_merge_size 0 is out of range 1 to 16`},
 		{"qwen2vl", "vision_config.mlp_ratio", -1, `config.json: vision_config.mlp_ratio -1 is out of range`},
