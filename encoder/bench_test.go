@@ -10,6 +10,7 @@ import (
 
 	"afterimage/ingest"
 	"afterimage/internal/compute"
+	"afterimage/internal/weights"
 	"afterimage/internal/weights/weightstest"
 )
 
@@ -62,6 +63,36 @@ func BenchmarkEncode(b *testing.B) {
 					b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "frames/s")
 				})
 			}
+		}
+	}
+}
+
+// BenchmarkPublished is public towers of full size with random weights, from 640x360, a batch of what a busy watcher gives at once: frames
+// a second, and of operations. Name one: all of them take long on a processor.
+func BenchmarkPublished(b *testing.B) {
+	for _, p := range publishedConfigs {
+		for name, open := range devices {
+			if name == "reference" {
+				continue // nothing there is fast
+			}
+			b.Run(p.name+"/"+name, func(b *testing.B) {
+				dev, err := open()
+				require.NoError(b, err)
+				defer dev.Close()
+				e, err := LoadFS(weights.Random{Config: []byte(p.config)}, dev, compute.BF16)
+				require.NoError(b, err)
+				defer e.Close()
+				frames := slices.Repeat([]ingest.Frame{randomFrame(640, 360)}, e.t.batch*e.Unit())
+				_, err = e.Encode(context.Background(), frames...) // first touch of everything
+				require.NoError(b, err)
+				for b.Loop() {
+					_, err := e.Encode(context.Background(), frames...)
+					require.NoError(b, err)
+				}
+				rate := float64(len(frames)) * float64(b.N) / b.Elapsed().Seconds()
+				b.ReportMetric(rate, "frames/s")
+				b.ReportMetric(rate/float64(e.Unit())*e.FLOPs(640, 360)/1e12, "TFLOP/s")
+			})
 		}
 	}
 }

@@ -379,6 +379,12 @@ func (c *Config) features(raw *rawConfig) error {
 		}
 		c.Pool = Size{raw.Pool[0], raw.Pool[1]}
 	}
+	if v := &c.Vision; v.Dynamic {
+		const usual = 448
+		side := c.rowSide() * v.PatchSize
+		side = max(side, usual/side*side)
+		v.Image = Size{side, side}
+	}
 	g := c.patchGrid(c.Vision.Image)
 	if c.Pool.H < 1 || c.Pool.W < 1 || g.H%c.Pool.H != 0 || g.W%c.Pool.W != 0 {
 		return fmt.Errorf("vision_pool %dx%d does not divide the %dx%d patches", c.Pool.H, c.Pool.W, g.H, g.W)

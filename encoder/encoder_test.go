@@ -221,6 +221,14 @@ func FuzzConfig(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(data)
 	}
+	for _, family := range published {
+		data, err := os.ReadFile(goldens + family + "/config.json")
+		require.NoError(f, err)
+		f.Add(data)
+	}
+	for _, p := range publishedConfigs {
+		f.Add([]byte(p.config))
+	}
 	f.Add([]byte(`{"model_type":"siglip_vision_model","image_size":null}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := parseConfig(data)
@@ -230,6 +238,9 @@ func FuzzConfig(f *testing.F) {
 		g := c.grid(c.patchGrid(c.Vision.Image))
 		if g.H < 1 || g.W < 1 || c.dim() < 1 || c.Vision.Run > c.Vision.Layers {
 			t.Fatalf("accepted a config with grid %v, dim %d, %d of %d layers", g, c.dim(), c.Vision.Run, c.Vision.Layers)
+		}
+		if c.flops(c.patchGrid(c.Vision.Image)) <= 0 {
+			t.Fatal("accepted a config that takes no operations")
 		}
 	})
 }

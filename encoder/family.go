@@ -199,7 +199,7 @@ func (c *Config) internVL(raw *rawConfig, m model) error {
 
 // llava is LLaVA-1.5 as transformers has it, and LLaVA-OneVision, of which pictures are taken as a video's frames.
 func (c *Config) llava(raw *rawConfig, m model) error {
-	if raw.Vision == nil && raw.MMTower != "" {
+	if raw.MMTower != "" {
 		return c.oldLLaVA(raw, m)
 	}
 	if err := c.visionOf(raw, m); err != nil {

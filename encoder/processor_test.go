@@ -81,8 +81,8 @@ func (f *pixelFamily) processor() (*processor, error) {
 		files[name] = &fstest.MapFile{Data: data}
 	}
 	t := f.Target
-	return readProcessor(files, target{Model: f.Model, Aspect: t.Aspect, Image: Size{t.Image[0], t.Image[1]}, Patch: t.Patch, Merge: t.Merge, Pair: t.Pair,
-		Mean: clipMean, Std: clipStd, Pixels: t.Pixels})
+	return readProcessor(files, target{Model: f.Model, Aspect: t.Aspect, Image: Size{t.Image[0], t.Image[1]}, Patch: t.Patch, Merge: t.Merge,
+		Order: t.Merge, Pair: t.Pair, Mean: clipMean, Std: clipStd, Pixels: t.Pixels})
 }
 
 // resized is what a processor makes of frames on dev: RGB24 one after another, and their size.
@@ -230,7 +230,7 @@ func TestProcessorErrors(t *testing.T) {
 		{"qwen2_vl", "video_preprocessor_config.json", `{"resample": 5}`, "video_preprocessor_config.json: resample 5"},
 	} {
 		_, err := readProcessor(fstest.MapFS{c.file: {Data: []byte(c.json)}},
-			target{Model: c.model, Image: Size{56, 56}, Patch: 14, Merge: 2, Pair: 2, Mean: half, Std: half})
+			target{Model: c.model, Image: Size{56, 56}, Patch: 14, Merge: 2, Order: 2, Pair: 2, Mean: half, Std: half})
 		if assert.Error(t, err, c.json) {
 			assert.Contains(t, err.Error(), c.says)
 			assert.Contains(t, err.Error(), "encoder: "+c.file)
@@ -246,7 +246,7 @@ func TestPatchesOfSizes(t *testing.T) {
 	dev, err := cpu.Open(1, "")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, dev.Close()) }()
-	p, err := readProcessor(fstest.MapFS{}, target{Model: "qwen2_vl", Patch: 14, Merge: 2, Pair: 2, Mean: half, Std: half})
+	p, err := readProcessor(fstest.MapFS{}, target{Model: "qwen2_vl", Patch: 14, Merge: 2, Order: 2, Pair: 2, Mean: half, Std: half})
 	require.NoError(t, err)
 	a, b := drawn(112, 84, 1), drawn(57, 90, 2)
 	rows := func(frames ...ingest.Frame) compute.Matrix {
@@ -295,7 +295,7 @@ func FuzzProcessor(f *testing.F) {
 	f.Add(uint8(0), `{"size": {"longest_edge": 5000}}`, 1, 1<<20, 0)
 	f.Add(uint8(6), `{"size": {"shortest_edge": 16384}, "do_pad": true}`, 1<<13, 1, 0)
 	f.Fuzz(func(t *testing.T, model uint8, data string, w, h, pixels int) {
-		tg := target{Model: models[int(model)%len(models)], Image: Size{56, 56}, Patch: 14, Merge: 2, Pair: 2, Mean: half, Std: half, Pixels: max(pixels, 0)}
+		tg := target{Model: models[int(model)%len(models)], Image: Size{56, 56}, Patch: 14, Merge: 2, Order: 2, Pair: 2, Mean: half, Std: half, Pixels: max(pixels, 0)}
 		p, err := readProcessor(fstest.MapFS{"preprocessor_config.json": {Data: []byte(data)}}, tg)
 		if err != nil {
 			assert.NotContains(t, err.Error(), "\n")

@@ -2,11 +2,14 @@ package encoder
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -378,4 +381,66 @@ func TestPublishedRefuses(t *testing.T) {
 	}
 	_, err := LoadFS(changed(t, "flashvstream", map[string]any{"vision_config": nil, "mm_vision_tower": "eva02"}), dev, compute.F32)
 	assert.EqualError(t, err, `encoder: config.json: mm_vision_tower "eva02" is not supported`)
+}
+
+// renamed gives the tensors of a checkpoint other names.
+func renamed(t *testing.T, files fs.FS, rules ...string) {
+	f := files.(fstest.MapFS)[weights.Single]
+	n := binary.LittleEndian.Uint64(f.Data)
+	var head map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(f.Data[8:8+n], &head))
+	out := map[string]json.RawMessage{}
+	for name, v := range head {
+		for i := 0; i < len(rules); i += 2 {
+			if rest, ok := strings.CutPrefix(name, rules[i]); ok {
+				name = rules[i+1] + rest
+				break
+			}
+		}
+		out[name] = v
+	}
+	data, err := json.Marshal(out)
+	require.NoError(t, err)
+	f.Data = slices.Concat(binary.LittleEndian.AppendUint64(nil, uint64(len(data))), data, f.Data[8+n:])
+}
+
+// Other libraries and other versions spell the same models otherwise.
+func TestOtherSpellings(t *testing.T) {
+	dev := computetest.Open()
+	defer dev.Close()
+	older := map[string]any{"model_type": "llava_llama", "hidden_size": 48, "mm_hidden_size": 40, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+		"mm_vision_tower": "openai/clip-vit-large-patch14-336", "text_config": nil, "vision_feature_layer": nil, "vision_feature_select_strategy": nil}
+	for _, tt := range []struct {
+		name, family string
+		change       map[string]any
+		rules        []string
+	}{
+		{"LLaVA-1.5 of its authors", "llava15", older, []string{"vision_tower.", "model.vision_tower.vision_tower.", "multi_modal_projector.linear_1", "model.mm_projector.0",
+			"multi_modal_projector.linear_2", "model.mm_projector.2"}},
+		{"CLIP without vision_model", "llava15", nil, []string{"vision_tower.vision_model.", "vision_tower."}},
+		{"LLaVA under model", "llava15", nil, []string{"vision_tower.vision_model.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector."}},
+		{"OneVision under model", "onevision", nil, []string{"vision_tower.vision_model.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector.",
+			"image_newline", "model.image_newline"}},
+		{"Qwen2-VL under model", "qwen2vl", nil, []string{"visual.", "model.visual."}},
+		{"Qwen2-VL with text_config", "qwen2vl", map[string]any{"text_config": map[string]any{"hidden_size": 48}, "vision_config.model_type": "qwen2_vl_vision",
+			"vision_config.rope_parameters": map[string]any{"rope_theta": 10000, "rope_type": "axial"}}, nil},
+		{"SmolVLM as Idefics3", "smolvlm", map[string]any{"model_type": "idefics3", "vision_config.model_type": "idefics3_vision"}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			want, err := LoadFS(os.DirFS(goldens+tt.family), dev, compute.F32)
+			require.NoError(t, err)
+			files := changed(t, tt.family, tt.change)
+			renamed(t, files, tt.rules...)
+			have, err := LoadFS(files, dev, compute.F32)
+			require.NoError(t, err)
+			f := randomFrame(45, 45) // square: LLaVA's authors pad others
+			a, err := want.Encode(t.Context(), []ingest.Frame{f, f}[:want.Unit()]...)
+			require.NoError(t, err)
+			b, err := have.Encode(t.Context(), []ingest.Frame{f, f}[:have.Unit()]...)
+			require.NoError(t, err)
+			assert.Equal(t, a, b)
+			assert.Equal(t, want.Newline(), have.Newline())
+			require.NoError(t, errors.Join(want.Close(), have.Close()))
+		})
+	}
 }

@@ -159,7 +159,7 @@ func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType
 	t.proj1 = linear(b1, in, j.Inner, p+j.names.first)
 	t.proj2 = linear(b2, j.Inner, j.Dim, p+j.names.second)
 	l.Room(&t.mid, cells, j.Inner, t.act)
-	if j.Half {
+	if j.Half && t.proj2 != nil { // else an error is waiting in l
 		t.loadHalving(l, cells)
 	}
 }
@@ -167,14 +167,19 @@ func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType
 // loadGated makes gate and up one product. Its columns and the next one's rows are padded with zeros where patchColumns' are.
 func (t *tower) loadGated(l *weights.Loader, n *layer, a string, as compute.DType) {
 	v, at, wide := t.c.Vision, t.c.family.names, t.mlpColumns()
-	m, b := compute.NewMatrix(2*wide, v.Hidden), compute.NewMatrix(1, 2*wide)
-	for i, name := range []string{at.gate, at.up} {
-		copy(m.Data[i*wide*v.Hidden:], l.Floats(a+name+".weight", v.MLP, v.Hidden))
-		copy(b.Data[i*wide:], l.Floats(a+name+".bias", v.MLP))
+	gate, up := l.Floats(a+at.gate+".weight", v.MLP, v.Hidden), l.Floats(a+at.up+".weight", v.MLP, v.Hidden)
+	gateB, upB := l.Floats(a+at.gate+".bias", v.MLP), l.Floats(a+at.up+".bias", v.MLP)
+	down := compute.Matrix{Rows: v.Hidden, Cols: v.MLP, Data: l.Floats(a+at.down+".weight", v.Hidden, v.MLP)}
+	if down.Data == nil { // an error is waiting in l
+		return
 	}
+	m, b := compute.NewMatrix(2*wide, v.Hidden), compute.NewMatrix(1, 2*wide)
+	copy(m.Data, gate)
+	copy(m.Data[wide*v.Hidden:], up)
+	copy(b.Data, gateB)
+	copy(b.Data[wide:], upB)
 	n.fc1 = l.Pack(m, as)
 	l.Put(&n.fc1B, b)
-	down := compute.Matrix{Rows: v.Hidden, Cols: v.MLP, Data: l.Floats(a+at.down+".weight", v.Hidden, v.MLP)}
 	n.fc2 = l.Pack(padded(down, wide), as)
 	l.Vector(&n.fc2B, weights.Part{Name: a + at.down + ".bias", Rows: v.Hidden})
 }

@@ -100,8 +100,8 @@ def family(name, model, files, target, norm, slow, fast, frames=1, sizes=SIZES):
 def main():
     # SmolVLM2-256M and -500M as published, but for the fields that say nothing about pixels.
     smol = dict(do_image_splitting=True, do_pad=True, do_resize=True, do_rescale=True, do_normalize=True, resample=1, rescale_factor=1 / 255,
-                size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}, video_sampling={"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 512}},
-                image_processor_type="SmolVLMImageProcessor", **HALF)
+                size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}, image_processor_type="SmolVLMImageProcessor", **HALF)
+    sampling = {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 512}}
     small = dict(smol, size={"longest_edge": 101}, max_image_size={"longest_edge": 28}, image_processor_type="Idefics3ImageProcessorFast")
 
     def args(d, *less):
@@ -120,10 +120,12 @@ def main():
         family(name, model, {"preprocessor_config.json": c}, dict(image=[image, image], patch=patch), HALF,
                first(Idefics3ImageProcessorPil(**args(c, "do_image_splitting")), do_image_splitting=False),
                first(SmolVLMImageProcessor(**args(c)), do_image_splitting=False))
-    c = {k: v for k, v in smol.items() if k not in ("do_image_splitting", "image_processor_type")} | {"video_processor_type": "SmolVLMVideoProcessor"}
-    proc = SmolVLMVideoProcessor(**json.loads(json.dumps({k: v for k, v in c.items() if k != "video_processor_type"})))
-    family("smolvlm video", "smolvlm", {"video_preprocessor_config.json": c, "preprocessor_config.json": {"resample": 0}}, dict(image=[512, 512], patch=16),
-           HALF, None, video(proc, "pixel_values"), frames=2)
+    # What frames of a video are made of by video_sampling, as the checkpoints were trained. (From such a file, transformers takes size for them too:
+    # that is what SmolVLMVideoProcessor does with a size that it is given.)
+    size = {"size": sampling["video_size"]}
+    proc = SmolVLMVideoProcessor(**{k: v for k, v in smol.items() if k not in ("do_image_splitting", "image_processor_type", "size")}, video_sampling=dict(sampling))
+    family("smolvlm video", "smolvlm", {"preprocessor_config.json": smol | {"video_sampling": sampling}}, dict(image=[512, 512], patch=16), HALF,
+           first(Idefics3ImageProcessorPil(**args(smol | size, "do_image_splitting")), do_image_splitting=False), video(proc, "pixel_values"), frames=2)
 
     # Qwen2-VL as published, and with bounds that the sizes here meet.
     def still(proc):
