@@ -18,8 +18,8 @@ type Filter uint8
 const (
 	// Area averages over what a pixel covers, without keeping the aspect: exact sums, not rounded to bytes. It is the only step.
 	Area Filter = iota
-	// Bilinear, Bicubic and Lanczos are Pillow's antialiased filters, bit for bit: across and then down, each time by the weights of
-	// NewTaps, rounded to bytes.
+	// Bilinear, Bicubic and Lanczos are Pillow's antialiased filters, bit for bit: across and then down (which Pillow 13 has turned round
+	// for some sizes), each time by the weights of NewTaps, rounded to bytes.
 	Bilinear
 	Bicubic
 	Lanczos
