@@ -78,21 +78,25 @@ func (h *Hub) Snapshot(n Name) (*Snapshot, error) {
 	if !commitOK.MatchString(commit) {
 		text, err := readSmall(filepath.Join(dir, "refs", filepath.FromSlash(n.Revision)))
 		if commit = strings.TrimSpace(string(text)); err != nil || !commitOK.MatchString(commit) {
-			return nil, notPulled(n)
+			return nil, absent{n}
 		}
 	}
 	s, err := snapshot(dir, n.Repo, commit)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, notPulled(n)
+		return nil, absent{n}
 	}
 	return s, err
 }
 
 var errNoCache = errors.New("hub: no directory for models is known: set HF_HOME or HF_HUB_CACHE")
 
-func notPulled(n Name) error {
-	return fmt.Errorf("%s is not on this machine: afterimage pull %s: %w", n, n, fs.ErrNotExist)
+// absent is the error of a model that is not in the cache.
+type absent struct{ n Name }
+
+func (a absent) Error() string {
+	return fmt.Sprintf("%s is not on this machine: afterimage pull %s", a.n, a.n)
 }
+func (a absent) Is(target error) bool { return target == fs.ErrNotExist }
 
 // readSmall reads a file that has a line or so.
 func readSmall(name string) ([]byte, error) {
@@ -298,7 +302,7 @@ func (h *Hub) Removal(n Name, all bool) (*Removal, error) {
 		}
 		r.All = len(others) == 1
 	} else if r.Snapshots = m.Snapshots; m.Bytes == 0 && len(m.Snapshots) == 0 {
-		return nil, notPulled(n)
+		return nil, absent{n}
 	}
 	if r.All {
 		r.Bytes = m.Bytes
