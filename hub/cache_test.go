@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -179,6 +180,19 @@ func TestCatalogue(t *testing.T) {
 		_, ok := Find(name)
 		assert.True(t, ok && isJSON, "configs/%s is of no entry", c.Name())
 	}
+	var without []string
+	for _, e := range Catalogue {
+		var c struct {
+			Type string `json:"model_type"`
+		}
+		if e.Config() == nil {
+			without = append(without, e.Short)
+			continue
+		}
+		require.NoError(t, json.Unmarshal(e.Config(), &c), e.Short)
+		assert.Equal(t, e.Family, c.Type, e.Short)
+	}
+	assert.Equal(t, []string{"flash-vstream-qwen-7b", "videochat-online-4b"}, without, "configs/README.md says so, too")
 }
 
 func FuzzListing(f *testing.F) {

@@ -30,7 +30,7 @@ const (
 //
 // Sizes are those of the files' pages on the hub, except qwen2-vl-2b's, whose re-saved copies were looked at. Where a field is empty,
 // no source was found: flash-vstream-qwen-7b (size, licence), videochat-online-4b (licence: its page names none), smolvlm-500m and
-// smolvlm-2.2b (sizes), qwen2.5-vl-7b (size).
+// smolvlm-2.2b (sizes). The size of qwen2.5-vl-7b is that of its configuration in bfloat16.
 var Catalogue = []Entry{
 	{"smolvlm2-256m", "HuggingFaceTB/SmolVLM2-256M-Video-Instruct", mainRevision, "smolvlm", "apache-2.0", 1_030_000_000,
 		"describing what a camera shows, in short sentences; the smallest", laptop, tokensAfter + "; 64 rows a picture"},
@@ -50,7 +50,7 @@ var Catalogue = []Entry{
 		"the same, much better", gpu24, tokensAfter + "; two frames make one unit, its rows as many as its size asks for"},
 	{"qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", mainRevision, "qwen2_5_vl", "qwen-research", 7_510_000_000,
 		"text, places in pictures, longer video", gpu12, tokensAfter + "; two frames make one unit, its rows as many as its size asks for"},
-	{"qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", mainRevision, "qwen2_5_vl", "apache-2.0", 0,
+	{"qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", mainRevision, "qwen2_5_vl", "apache-2.0", 16_600_000_000,
 		"the same, better", gpu24, tokensAfter + "; two frames make one unit, its rows as many as its size asks for"},
 	{"flash-vstream-qwen-7b", "zhang9302002/Flash-VStream-Qwen-7b", mainRevision, "flash_vstream_qwen2_vl", "", 0,
 		"long video in constant memory (Flash-VStream, 2025)", gpu24,
@@ -106,11 +106,11 @@ func (n Name) Entry() (Entry, bool) {
 	return Entry{}, false
 }
 
-//go:embed configs
+//go:embed configs/*.json
 var configs embed.FS
 
 // Config is the config.json that the model was published with, as far as its sizes and settings go; nil where it could not be
-// established. It is for measuring what a model takes without its weights.
+// established (configs/README.md says how, and which). It is for measuring what a model takes without its weights.
 func (e Entry) Config() []byte {
 	data, err := configs.ReadFile("configs/" + e.Short + ".json")
 	if err != nil {
