@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"afterimage/hub"
 )
 
 type completionCmd struct {
@@ -47,6 +49,8 @@ func flagValues(n *kong.Node, values map[string][]string) map[string][]string {
 		case f.Hidden:
 		case memory || f.Name == "strategies":
 			values[f.Name] = strategyNames()
+		case f.Name == modelFlag:
+			values[f.Name] = shortNames()
 		case f.Enum != "":
 			values[f.Name] = slices.DeleteFunc(f.EnumSlice(), func(v string) bool { return v == "" })
 		}
@@ -55,6 +59,19 @@ func flagValues(n *kong.Node, values map[string][]string) map[string][]string {
 		flagValues(child, values)
 	}
 	return values
+}
+
+// modelFlag may be a directory, too; modelVerbs name a model as their argument.
+const modelFlag = "model"
+
+var modelVerbs = []string{"pull", "show", "rm"}
+
+func shortNames() []string {
+	names := make([]string, len(hub.Catalogue))
+	for i, e := range hub.Catalogue {
+		names[i] = e.Short
+	}
+	return names
 }
 
 type word struct{ text, help string }
@@ -81,6 +98,11 @@ func completions(n *kong.Node, path string, inherited []word) []completion {
 			}
 		}
 	}
+	if slices.Contains(modelVerbs, path) {
+		for _, e := range hub.Catalogue {
+			own.words = append(own.words, word{e.Short, firstSentence(e.For)})
+		}
+	}
 	own.words = append(own.words, flags...)
 	return append([]completion{own}, below...)
 }
@@ -96,7 +118,11 @@ func writeBash(w io.Writer, verbs []completion, values map[string][]string) {
   case ${COMP_WORDS[COMP_CWORD-1]} in
 `)
 	for _, flag := range slices.Sorted(maps.Keys(values)) {
-		fmt.Fprintf(w, "    --%s) COMPREPLY=($(compgen -W %q -- \"$cur\")); return ;;\n", flag, strings.Join(values[flag], " "))
+		directories := ""
+		if flag == modelFlag {
+			directories = "-d "
+		}
+		fmt.Fprintf(w, "    --%s) COMPREPLY=($(compgen %s-W %q -- \"$cur\")); return ;;\n", flag, directories, strings.Join(values[flag], " "))
 	}
 	fmt.Fprint(w, `  esac
   for ((i = 1; i < COMP_CWORD; i++)); do
@@ -128,7 +154,11 @@ complete -o filenames -F _afterimage afterimage
 func writeZsh(w io.Writer, verbs []completion, values map[string][]string) {
 	fmt.Fprint(w, "#compdef afterimage\n_afterimage() {\n  local path= i\n  local -a list\n  case ${words[CURRENT-1]} in\n")
 	for _, flag := range slices.Sorted(maps.Keys(values)) {
-		fmt.Fprintf(w, "    --%s) compadd -- %s; return ;;\n", flag, strings.Join(values[flag], " "))
+		directories := ""
+		if flag == modelFlag {
+			directories = "; _files -/"
+		}
+		fmt.Fprintf(w, "    --%s) compadd -- %s%s; return ;;\n", flag, strings.Join(values[flag], " "), directories)
 	}
 	fmt.Fprint(w, "  esac\n  for ((i = 2; i < CURRENT; i++)); do\n    case \"$path ${words[i]}\" in\n")
 	for _, v := range verbs[1:] {
@@ -170,6 +200,9 @@ func writeFish(w io.Writer, verbs []completion, values map[string][]string) {
 				choice := ""
 				if v := values[flag]; len(v) > 0 {
 					choice = " -x -a '" + strings.Join(v, " ") + "'"
+					if flag == modelFlag {
+						choice = " -r -a '" + strings.Join(v, " ") + "'"
+					}
 				}
 				fmt.Fprintf(w, "complete -c afterimage -n '%s' -l %s%s -d '%s'\n", condition, flag, choice, x.help)
 			} else {

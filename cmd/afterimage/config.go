@@ -16,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 
+	"afterimage/hub"
 	"afterimage/ingest"
 )
 
@@ -23,7 +24,7 @@ import (
 type Config struct {
 	Listen  string        `yaml:"listen"`     // host:port of the page and the API
 	Auth    AuthConfig    `yaml:"auth"`       //
-	Model   string        `yaml:"model"`      // a model directory; empty means the embedded default
+	Model   string        `yaml:"model"`      // a model directory, or one that was pulled; empty means the embedded default
 	Threads int           `yaml:"threads"`    // CPU threads in all; 0 means every core
 	Device  string        `yaml:"device"`     // a deviceName
 	Quant   string        `yaml:"quant"`      // a quantName
@@ -219,7 +220,7 @@ func (c *Config) resolve(dir string, root ast.Node) error {
 		return bad("quant", "%v", err)
 	}
 	c.Quant = first(c.Quant, "bf16")
-	c.Model = within(dir, c.Model)
+	c.Model = modelWithin(dir, c.Model)
 	c.Auth.TokenFile = within(dir, c.Auth.TokenFile)
 	if c.Memory != "off" {
 		c.Memory = within(dir, c.Memory)
@@ -356,6 +357,17 @@ func withPassword(raw, password string) (string, error) {
 	}
 	u.User = url.UserPassword(u.User.Username(), password)
 	return u.String(), nil
+}
+
+// modelWithin is a model that a configuration in dir names: a directory beside it, or else a model that was pulled.
+func modelWithin(dir, name string) string {
+	path := within(dir, name)
+	if _, err := os.Stat(path); err != nil {
+		if _, err := hub.ParseName(name); err == nil {
+			return name
+		}
+	}
+	return path
 }
 
 // within makes a relative path relative to dir; the empty path stays empty.

@@ -22,14 +22,19 @@ import (
 
 type doctorCmd struct {
 	Listen string `default:"${listen}" env:"AFTERIMAGE_LISTEN" placeholder:"HOST:PORT" help:"The address to check (${listen})."`
-	Quick  bool   `help:"Leave out what takes seconds: loading the model and measuring it."`
+	Quick  bool   `help:"Leave out what takes long: loading the model and measuring it."`
 }
 
 func (c *doctorCmd) Help() string {
 	return `Each line says ok, warn or fail, and what to do. Ends with status 1 when something has failed.
 
-Example:
-  afterimage doctor`
+With --model it also says whether that model fits this machine and how fast it will be, for each way of holding its weights, and which is
+advised: measured with random weights of its config.json, so before it is pulled, too. Of a large decoder a few layers are measured and
+scaled to all; the lines say so. Memory includes the K/V of one whole context.
+
+Examples:
+  afterimage doctor
+  afterimage doctor --model smolvlm2-256m`
 }
 
 // finding is one line of the doctor's report.
@@ -60,8 +65,18 @@ func (c *doctorCmd) Run(ctx context.Context, a *app) error {
 	say(checkPort(c.Listen))
 	say(checkTemp())
 	if !c.Quick {
-		for _, f := range checkModel(ctx, a) {
-			say(f)
+		load := true
+		if a.Model != "" {
+			var findings []finding
+			findings, load = checkFit(ctx, a)
+			for _, f := range findings {
+				say(f)
+			}
+		}
+		if load {
+			for _, f := range checkModel(ctx, a) {
+				say(f)
+			}
 		}
 	}
 	if err := ctx.Err(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"afterimage/encoder"
+	"afterimage/hub"
 	"afterimage/internal/compute"
 	"afterimage/llm"
 	"afterimage/memorybank"
@@ -159,17 +160,14 @@ func (m *machine) close(log *slog.Logger) {
 	}
 }
 
-// modelFiles is a model directory, or the embedded default when dir is empty.
-func modelFiles(dir string) (fs.FS, error) {
-	if dir == "" {
+// modelFiles is a model directory or a model that was pulled, or the embedded default when name is empty.
+func modelFiles(name string) (fs.FS, error) {
+	if name == "" {
 		return models.Default()
 	}
-	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
+	dir, err := hub.Resolve(name)
+	if err != nil {
 		return nil, fmt.Errorf("model: %w", err)
-	case !info.IsDir():
-		return nil, fmt.Errorf("model: %s is a file; name the directory that holds config.json, tokenizer.json and *.safetensors", dir)
 	}
 	return os.DirFS(dir), nil
 }

@@ -25,10 +25,13 @@ type cli struct {
 	Demo        demoCmd        `cmd:"" help:"Show everything at work on a simulated camera, no set-up needed."`
 	Simcam      simcamCmd      `cmd:"" help:"Be the simulated camera: over RTSP, or as a clip with its ground truth."`
 	Bench       benchCmd       `cmd:"" help:"Measure answers, speed or steadiness on this machine."`
+	Pull        pullCmd        `cmd:"" help:"Get a public model from its hub."`
+	List        listCmd        `cmd:"" help:"List models and memory strategies."`
+	Show        showCmd        `cmd:"" help:"Say what a model is, what it takes and how it remembers."`
+	Rm          rmCmd          `cmd:"" help:"Remove a model that was pulled."`
 	Memory      memoryCmd      `cmd:"" help:"Look at what streams remember on disk; save, load, fork, compare it, or have it forgotten."`
 	Doctor      doctorCmd      `cmd:"" help:"Check that this machine has what is needed, and say what to do where it has not."`
 	CheckConfig checkConfigCmd `cmd:"" name:"check-config" help:"Check a configuration file and print what it means."`
-	List        listCmd        `cmd:"" help:"List what can be chosen: the memory strategies."`
 	Completion  completionCmd  `cmd:"" help:"Print a completion script for a shell."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 	GPUs        gpusCmd        `cmd:"" name:"gpus" hidden:"" help:"Print the GPUs that can be used, as JSON."`
@@ -36,7 +39,7 @@ type cli struct {
 
 // Settings are the flags that every verb has.
 type Settings struct {
-	Model     string     `placeholder:"DIR" env:"AFTERIMAGE_MODEL" help:"Model directory; without one, the model inside this program."`
+	Model     string     `placeholder:"NAME" env:"AFTERIMAGE_MODEL" help:"A model that was pulled (its short name, or ORG/NAME[@revision]) or a model directory; without one, the model inside this program."`
 	Device    deviceName `placeholder:"NAME" env:"AFTERIMAGE_DEVICE" help:"Where models run: auto (every GPU that the streams can use, else the processor), cpu, cuda (the first GPU), cuda:N or cuda:all."`
 	Quant     quantName  `aliases:"weights" placeholder:"TYPE" env:"AFTERIMAGE_QUANT,AFTERIMAGE_WEIGHTS" help:"How weights are held: bf16, int8 or int4 (smaller and faster, less exact), or f32."`
 	Pixels    int        `placeholder:"N" env:"AFTERIMAGE_PIXELS" help:"Most pixels of a picture for models that take any size (Qwen2-VL); 0 means 448 x 448."`
@@ -52,6 +55,7 @@ type Settings struct {
 type app struct {
 	Settings
 	in     io.Reader
+	inTTY  bool
 	out    io.Writer // answers and results
 	err    io.Writer // logs and progress
 	errTTY bool
@@ -64,6 +68,7 @@ const description = `Watches live video and answers questions about it at any mo
 
 Start with:
   afterimage demo                                      a simulated camera, the page at http://127.0.0.1:8765
+  afterimage pull smolvlm2-256m                        a public model for your own camera, then --model smolvlm2-256m
   afterimage ask rtsp://CAMERA/stream "Is the door open?"
   afterimage serve config.yaml`
 
@@ -71,7 +76,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	code := run(ctx, os.Args[1:], &app{
-		in: os.Stdin, out: os.Stdout, err: os.Stderr, errTTY: isTerminal(os.Stderr), lookup: os.LookupEnv,
+		in: os.Stdin, inTTY: isTerminal(os.Stdin), out: os.Stdout, err: os.Stderr, errTTY: isTerminal(os.Stderr), lookup: os.LookupEnv,
 		host: realHost(),
 	})
 	os.Exit(code)

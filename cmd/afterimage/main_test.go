@@ -73,6 +73,7 @@ func TestHelp(t *testing.T) {
 		"help-bench-memory":  "bench memory --help",
 		"help-bench-encoder": "bench encoder --help", "help-bench-kernels": "bench kernels --help",
 		"help-list-strategies": "list strategies --help", "strategies": "list strategies",
+		"help-pull": "pull --help", "help-show": "show --help", "help-rm": "rm --help", "help-list-models": "list models --help", "models": "list models",
 		"help-doctor": "doctor --help", "help-check-config": "check-config --help", "help-completion": "completion --help",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,7 +95,12 @@ func TestWrongUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		{"pull", 2, "unexpected argument pull"},
+		{"pull", 2, `expected "<name>"`},
+		{"pull smolvlm3", 1, `there is no model "smolvlm3"`},
+		{"pull a/b@../c", 1, "the revision after @"},
+		{"rm smolvlm2-256m", 1, "set HF_HOME or HF_HUB_CACHE"},
+		{"show nowhere", 1, `there is no model "nowhere"`},
+		{"list nonsense", 2, "nonsense"},
 		{"serve", 2, `expected "<config>"`},
 		{"ask clip.mp4", 2, `expected "<question>`},
 		{"--device tpu version", 2, "--device: want auto, cpu, cuda"},
@@ -243,6 +249,8 @@ func TestCompletion(t *testing.T) {
 COMP_WORDS=(afterimage ch); COMP_CWORD=1; _afterimage; echo "${COMPREPLY[@]}"
 COMP_WORDS=(afterimage ask x y --strategy re); COMP_CWORD=5; _afterimage; echo "${COMPREPLY[@]}"
 COMP_WORDS=(afterimage --log-format j); COMP_CWORD=2; _afterimage; echo "${COMPREPLY[@]}"
+COMP_WORDS=(afterimage --model smolvlm2-); COMP_CWORD=2; _afterimage; echo "${COMPREPLY[@]}"
+COMP_WORDS=(afterimage pull flash); COMP_CWORD=2; _afterimage; echo "${COMPREPLY[@]}"
 `
 	got, err := exec.Command(bash, "-c", script).CombinedOutput()
 	require.NoError(t, err, string(got))
@@ -250,6 +258,8 @@ COMP_WORDS=(afterimage --log-format j); COMP_CWORD=2; _afterimage; echo "${COMPR
 	assert.Contains(t, strings.SplitAfter(string(got), "\n")[1], "check-config")
 	assert.Equal(t, "recent reservoir\n", strings.SplitAfter(string(got), "\n")[2])
 	assert.Equal(t, "json\n", strings.SplitAfter(string(got), "\n")[3])
+	assert.Equal(t, "smolvlm2-256m smolvlm2-500m smolvlm2-2.2b\n", strings.SplitAfter(string(got), "\n")[4])
+	assert.Equal(t, "flash-vstream-qwen-7b flash-vstream-7b\n", strings.SplitAfter(string(got), "\n")[5])
 }
 
 func TestSeeds(t *testing.T) {

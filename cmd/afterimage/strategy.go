@@ -465,6 +465,7 @@ func listed(names []string, last string) string {
 }
 
 type listCmd struct {
+	Models     listModelsCmd     `cmd:"" default:"withargs" help:"List models: those on this machine and those that can be pulled (without a word: this)."`
 	Strategies listStrategiesCmd `cmd:"" help:"List the memory strategies with their options."`
 }
 

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package main
+
+import "errors"
+
+func freeMemory() (int64, error) { return 0, errors.New("only Linux tells") }
