@@ -147,8 +147,9 @@ static void merge(const attention *c, int seg, int block, int kv_head) {
 
 int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a, const int32_t *pages) {
   if (q.rows == 0) return AF_OK;
+  if (a.scale == 0) a.scale = 1 / sqrtf((float)a.head_dim);
+  if (a.rounded && q.rows > AF_SKINNY && d->softmax_bf16) return af_attention_bf16(d, dst, q, k, v, a, pages);
   attention c = {.d = d, .dst = dst, .q = q, .k = k, .v = v, .a = a, .pages = pages, .group = a.heads / a.kv_heads, .segments = 1, .seg_rows = q.rows, .keys = k.rows, .stretches = 1};
-  if (a.scale == 0) c.a.scale = 1 / sqrtf((float)a.head_dim);
   if (a.segment > 0) {
     c.seg_rows = c.keys = a.segment;
     c.segments = q.rows / a.segment;

@@ -62,6 +62,7 @@ af_device *af_open(int threads, int features) {
   if (features & AF_BF16) {
     d->row_bf16 = af_row_bf16;
     d->step_bf16 = af_step_bf16;
+    d->softmax_bf16 = af_softmax_bf16;
   }
   if (features & AF_VNNI) {
     d->row_u8 = af_row_u8;
@@ -75,6 +76,7 @@ af_device *af_open(int threads, int features) {
   if (features & AF_AMX_MODEL) {
     d->row_u8 = af_model_row_u8;
     d->step_bf16 = af_model_step_bf16;
+    d->softmax_bf16 = af_model_softmax_bf16;
     d->step_u8 = af_model_step_u8;
     d->block_bf16 = af_model_block_bf16;
     d->block_u8 = af_model_block_u8;

@@ -33,7 +33,7 @@ typedef struct {
 
 typedef struct {
   int heads, kv_heads, head_dim;
-  int past, causal, segment;
+  int past, causal, segment, rounded;
   float scale;
 } af_attention_args;
 

@@ -67,6 +67,11 @@ void af_model_row_u8(int rows, int steps, const uint8_t *a, ptrdiff_t lda, const
 void af_model_block_bf16(int rows, int steps, const uint8_t *a, const void *b, void *c);
 void af_model_block_u8(int rows, int steps, const uint8_t *a, const void *b, void *c);
 void af_step_bf16(const float *x, int n, uint8_t *out); // one 64-byte step from n floats, the rest as if 0
+// One row of scores, 32 in each panel (panel floats apart), in powers of two; the first seen count. Their exponentials leave as
+// bfloat16 in 64-byte steps, step bytes apart, the rest as 0, within 1e-4 before they are rounded; m and l move along, and what was
+// summed before is to be multiplied by the result.
+float af_softmax_bf16(const float *s, ptrdiff_t panel, int panels, int seen, float *m, float *l, uint8_t *p, ptrdiff_t step);
+float af_model_softmax_bf16(const float *s, ptrdiff_t panel, int panels, int seen, float *m, float *l, uint8_t *p, ptrdiff_t step);
 void af_step_u8(const float *x, int n, float inv, uint8_t *out); // |x·inv| <= 127
 void af_model_step_bf16(const float *x, int n, uint8_t *out);
 void af_model_step_u8(const float *x, int n, float inv, uint8_t *out);
@@ -87,6 +92,7 @@ struct af_device {
   af_block_kernel block_bf16, block_u8; // NULL: no tiles
   void (*step_bf16)(const float *x, int n, uint8_t *out);
   void (*step_u8)(const float *x, int n, float inv, uint8_t *out);
+  float (*softmax_bf16)(const float *s, ptrdiff_t panel, int panels, int seen, float *m, float *l, uint8_t *p, ptrdiff_t step);
   af_pool *pool;
   uint8_t *scratch; // one block, grown by af_scratch, valid for one op
   size_t scratch_size;
@@ -97,6 +103,7 @@ struct af_device {
   int rope_rows, rope_half, rope_cap;
 };
 
+int af_attention_bf16(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a, const int32_t *pages);
 uint8_t *af_scratch(af_device *d, size_t bytes); // 64-byte aligned; NULL when there is none
 
 enum { AF_PANEL_F32, AF_PANEL_BF16, AF_PANEL_I8, AF_PANEL_I8X4, AF_PANEL_I4 };

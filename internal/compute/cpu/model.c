@@ -1,5 +1,6 @@
 // The instructions of dot_avx512.c and amx.c in plain C, on the same packed memory: what proves the packing on a machine that
 // lacks them.
+#include <math.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -52,6 +53,21 @@ void af_model_step_bf16(const float *x, int n, uint8_t *out) {
     uint16_t h = i < n ? af_to_bf16(x[i]) : 0;
     memcpy(out + 2 * i, &h, 2);
   }
+}
+
+float af_model_softmax_bf16(const float *s, ptrdiff_t panel, int panels, int seen, float *m, float *l, uint8_t *p, ptrdiff_t step) {
+  float top = *m, sum = 0;
+  for (int j = 0; j < seen; j++) top = fmaxf(top, s[j / 32 * panel + j % 32]);
+  float keep = *l == 0 ? 0 : exp2f(*m - top);
+  for (int j = 0; j < panels * 32; j++) {
+    float e = j < seen ? exp2f(s[j / 32 * panel + j % 32] - top) : 0;
+    uint16_t h = af_to_bf16(e);
+    memcpy(p + j / 32 * step + j % 32 * 2, &h, 2);
+    sum += e;
+  }
+  *m = top;
+  *l = *l * keep + sum;
+  return seen > 0 ? keep : 1;
 }
 
 void af_model_step_u8(const float *x, int n, float inv, uint8_t *out) {
