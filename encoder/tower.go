@@ -10,6 +10,7 @@ type tower struct {
 	c     *Config
 	batch int
 	act   compute.DType  // of all buffers
+	round bool           // attention may round its operands, as products do
 	patch compute.Weight // [hidden, columns of patches]
 	// embed is what every frame's rows start from before the patches are added: position embeddings, with the class
 	// embedding in row 0 and the patch bias already added where the family has them.
@@ -39,6 +40,7 @@ type layer struct {
 // load asks l for every tensor and buffer; they are there once l.Finish returned.
 func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType) {
 	v, f, at := t.c.Vision, t.c.family, checkpoints[t.c.family.kind]
+	t.round = as != compute.F32
 	p := at.prefixes[0]
 	for _, try := range at.prefixes {
 		if ck.Has(try + at.patch + ".weight") {
@@ -199,7 +201,7 @@ func (t *tower) forward(ops compute.Ops, n int, fill func(ops compute.Ops, dst c
 		ops.LayerNorm(x, x, t.preW, t.preB, v.Eps)
 	}
 
-	attention := compute.AttentionArgs{Heads: v.Heads, KVHeads: v.Heads, HeadDim: v.Hidden / v.Heads, Segment: seq}
+	attention := compute.AttentionArgs{Heads: v.Heads, KVHeads: v.Heads, HeadDim: v.Hidden / v.Heads, Segment: seq, Rounded: t.round}
 	q, k, val := qkv.Columns(0, v.Hidden), qkv.Columns(v.Hidden, 2*v.Hidden), qkv.Columns(2*v.Hidden, 3*v.Hidden)
 	for i := range t.layers {
 		l := &t.layers[i]

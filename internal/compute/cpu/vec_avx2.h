@@ -35,7 +35,10 @@ INL float v_peak(vf a) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-INL vf v_i32(const int32_t *p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INL vf v_less128(const int32_t *c, const int32_t *w) { // c - 128·w
+  __m256i v = _mm256_loadu_si256((const __m256i *)c), u = _mm256_loadu_si256((const __m256i *)w);
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(v, _mm256_slli_epi32(u, 7)));
+}
 INL vf v_i8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))); }
 INL void v_i4x2(const uint8_t *p, vf *low, vf *high) {
   __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)), eight = _mm256_set1_epi32(8);
