@@ -108,6 +108,7 @@ func BenchmarkAttention(b *testing.B) {
 		{"vit-rounded", 1024, compute.AttentionArgs{Heads: 12, KVHeads: 12, HeadDim: 64, Segment: 1024, Rounded: true}, 1024},
 		{"smol-prefill", 512, compute.AttentionArgs{Heads: 9, KVHeads: 3, HeadDim: 64, Causal: true, Past: 512}, 1024},
 		{"smol-rounded", 512, compute.AttentionArgs{Heads: 9, KVHeads: 3, HeadDim: 64, Causal: true, Past: 512, Rounded: true}, 1024},
+		{"smol-verify", 5, compute.AttentionArgs{Heads: 9, KVHeads: 3, HeadDim: 64, Causal: true, Past: 1095}, 1100},
 		{"smol-decode", 1, compute.AttentionArgs{Heads: 9, KVHeads: 3, HeadDim: 64, Causal: true, Past: 1099}, 1100},
 	} {
 		each(b, s.name, func(b *testing.B, d compute.Device) {

@@ -47,6 +47,9 @@ typedef struct {
   void (*softmax)(float *s, int seen, int n, float *m, float *l, float *o, int dim);
   // out [dim, ld] = k [n, dim] transposed, columns n..ld zero
   void (*transpose)(const float *k, ptrdiff_t ldk, int n, int dim, float *out, int ld);
+  // s [rows, keys] = q [rows, dim] · k [keys, dim]ᵀ, each without an order that depends on rows; s has room for whole vectors. NULL: by
+  // transpose and tiles
+  void (*dots)(int rows, int keys, int dim, const float *q, const float *k, ptrdiff_t ldk, float *s, ptrdiff_t lds);
 } af_kernels;
 
 extern const af_kernels af_scalar;

@@ -208,7 +208,8 @@ static size_t reserve(size_t *total, size_t bytes) {
 }
 
 // split chooses jobs: blocks of rows whose activations stay in half of L2, and panels so that every thread has a few jobs. Blocks are
-// some times larger where a panel is widened for each, which then costs more than L2 gains.
+// some times larger where a panel is widened for each, which then costs more than L2 gains, and for tiles: they are done with a panel
+// before the next comes from L3, and machines that have them have 2 MiB of L2.
 static int split(linear *c, int multiple, size_t row_bytes, int times) {
   int fit = (int)((256u << 10) / row_bytes) * times / multiple * multiple;
   int most = af_min(af_max(fit, multiple), 192 * times / multiple * multiple);
@@ -272,7 +273,7 @@ static int blocked(af_device *d, linear *c) {
     c->f.wsum = w->wsum;
   }
   af_pool_run(d->pool, (c->x.rows + 31) / 32, bf16 ? round_bf16 : round_u8, c);
-  af_pool_run(d->pool, split(c, d->block_bf16 ? 32 : AF_MAX_MR, row_bytes, i4 ? 4 : 1), rounded_job, c);
+  af_pool_run(d->pool, split(c, d->block_bf16 ? 32 : AF_MAX_MR, row_bytes, i4 || d->block_bf16 ? 4 : 1), rounded_job, c);
   return AF_OK;
 }
 
