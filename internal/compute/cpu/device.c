@@ -242,6 +242,29 @@ void af_embed(af_device *d, af_view dst, const af_weight *table, const int32_t *
     for (int k = 0; k < dst.cols; k++) dst.p[r * dst.stride + k] = element(table, ids[r], k);
 }
 
+typedef struct {
+  const uint64_t *p;
+  size_t words;
+  _Atomic uint64_t sum;
+} reading;
+
+enum { READ_WORDS = 1 << 18 }; // of a job: 2 MiB
+
+static void read_some(void *ctx, int job, int worker) {
+  (void)worker;
+  reading *c = ctx;
+  size_t from = (size_t)job * READ_WORDS, to = from + READ_WORDS < c->words ? from + READ_WORDS : c->words;
+  uint64_t sum = 0;
+  for (size_t i = from; i < to; i++) sum |= c->p[i];
+  c->sum |= sum;
+}
+
+uint64_t af_read(af_device *d, const void *p, size_t bytes) {
+  reading c = {.p = p, .words = bytes / 8};
+  af_pool_run(d->pool, (int)((c.words + READ_WORDS - 1) / READ_WORDS), read_some, &c);
+  return c.sum;
+}
+
 void af_copy(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, int rows, int cols) {
   if (ldd == cols && lds == cols) {
     memcpy(dst, src, (size_t)rows * (size_t)cols * sizeof *dst);
