@@ -13,6 +13,7 @@ type tower struct {
 	batch int            // units of the usual size in a pass
 	rows  int            // patches in a pass, of however many units
 	act   compute.DType  // of all buffers
+	round bool           // attention may round its operands, as products do
 	patch compute.Weight // [hidden, columns of patches]
 	// embed is what every unit's rows start from before the patches are added: position embeddings, with the class
 	// embedding in row 0 and the patch bias already added where the family has them.
@@ -51,6 +52,7 @@ type layer struct {
 func (t *tower) load(l *weights.Loader, ck *weights.Checkpoint, as compute.DType, largest Size) {
 	c := t.c
 	v, f, at := c.Vision, c.family, c.family.names
+	t.round = as != compute.F32
 	p := where(ck, at.prefixes, at.patch+".weight")
 	t.patch = l.Pack(t.widen(t.patchKernel(l, p+at.patch+".weight")), as)
 	t.loadEmbedding(l, p, at, largest)
@@ -324,7 +326,7 @@ func (t *tower) forward(ops compute.Ops, n int, g Size, fill func(ops compute.Op
 		t.norm(ops, x, x, t.preW, t.preB)
 	}
 
-	attention := compute.AttentionArgs{Heads: v.Heads, KVHeads: v.Heads, HeadDim: v.Hidden / v.Heads}
+	attention := compute.AttentionArgs{Heads: v.Heads, KVHeads: v.Heads, HeadDim: v.Hidden / v.Heads, Rounded: t.round}
 	for i := range t.layers {
 		l := &t.layers[i]
 		t.norm(ops, h, x, l.norm1W, l.norm1B)

@@ -370,7 +370,7 @@ func (d *opsDecoder) store(ops compute.Ops, l *layer, k, v compute.Tensor) {
 
 // attend runs attention for every segment: of all its rows, or only of those that are drawn from, one after another in att.
 func (d *opsDecoder) attend(ops compute.Ops, l *layer, att, q compute.Tensor, wanted bool) {
-	args := compute.AttentionArgs{Heads: d.c.Heads, KVHeads: d.c.KVHeads, HeadDim: d.c.HeadDim, Causal: true}
+	args := compute.AttentionArgs{Heads: d.c.Heads, KVHeads: d.c.KVHeads, HeadDim: d.c.HeadDim, Causal: true, Rounded: d.c.Weights != compute.F32}
 	at, start := 0, 0
 	for i := range d.segments {
 		s := &d.segments[i]

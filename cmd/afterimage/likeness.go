@@ -12,18 +12,15 @@ import (
 )
 
 // likeness adds to a report what holding the weights in fewer bits costs: the same questions are answered in bfloat16 while a second
-// model, quantised, is given the same tokens and compared at each. Only where a device runs decoders of its own.
+// model, quantised, is given the same tokens and compared at each.
 func (m *machine) likeness(ctx context.Context, a *app, report *bench.EngineReport, o bench.EngineOptions) error {
 	answering := m.devices[len(m.devices)-1]
-	if _, ok := answering.(compute.Decoders); !ok {
-		return nil
-	}
 	files, err := modelFiles(a.Model)
 	if err != nil {
 		return err
 	}
 	for _, q := range []quantName{"int8", "int4"} {
-		twin := &compute.Twin{Device: answering, As: quants[q]}
+		twin := &compute.Twin{Device: answering, As: quants[q], Make: llm.OpsDecoder}
 		e, err := llm.LoadFS(files, twin, compute.BF16, nil)
 		if err != nil {
 			return fmt.Errorf("bench: comparing %s: %w", q, err)

@@ -124,7 +124,7 @@ func (c *benchKernelsCmd) Run(ctx context.Context, a *app) error {
 	defer d.Close()
 	r := &rig{Device: d, a: a}
 	list, ok := d.(compute.Benchmarks)
-	if !ok {
+	if !ok || !where[0].gpu {
 		return fmt.Errorf("bench: %s has no kernels that can be timed one by one; this needs a GPU", d.Name())
 	}
 	rows, _, err := bench.Kernels(ctx, list.Benchmarks(), c.Match, r.say)

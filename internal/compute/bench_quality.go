@@ -15,6 +15,8 @@ import (
 type Twin struct {
 	Device
 	As DType
+	// Make makes the decoders of a Device that has none of its own; nil: such a Device is an error.
+	Make func(ctx context.Context, d Device, c DecoderConfig, w DecoderWeights) (Decoder, error)
 
 	mu    sync.Mutex
 	found Likeness
@@ -42,16 +44,21 @@ func (t *Twin) Likeness() Likeness {
 
 // NewDecoder implements Decoders. w is asked for everything twice; c.Pages should be given, for both must have as many.
 func (t *Twin) NewDecoder(ctx context.Context, c DecoderConfig, w DecoderWeights) (Decoder, error) {
-	own, ok := t.Device.(Decoders)
-	if !ok {
+	build := t.Make
+	if own, ok := t.Device.(Decoders); ok {
+		build = func(ctx context.Context, _ Device, c DecoderConfig, w DecoderWeights) (Decoder, error) {
+			return own.NewDecoder(ctx, c, w)
+		}
+	}
+	if build == nil {
 		return nil, fmt.Errorf("compute: %s has no decoders of its own: %w", t.Device.Name(), errors.ErrUnsupported)
 	}
-	first, err := own.NewDecoder(ctx, c, w)
+	first, err := build(ctx, t.Device, c, w)
 	if err != nil {
 		return nil, err
 	}
 	c.Weights, c.Pages = t.As, first.Limits().Pages
-	second, err := own.NewDecoder(ctx, c, w)
+	second, err := build(ctx, t.Device, c, w)
 	if err != nil {
 		return nil, errors.Join(err, first.Close())
 	}

@@ -150,6 +150,9 @@ type AttentionArgs struct {
 	Causal                  bool
 	Scale                   float32 // 0 means 1/sqrt(HeadDim)
 	Segment                 int     // 0, or rows attend only within blocks of Segment rows (batched frames); not with Causal
+	// Rounded allows q, k, v and the softmax's weights to be rounded to bfloat16 where that is faster, sums staying float32. Calls of up
+	// to eight rows never are, so that a row's result there does not depend on the rows beside it.
+	Rounded bool
 	// Pages, when not nil, says where the keys are: k and v are pools of pages of PageRows rows, and key row j is row j%PageRows
 	// of page Pages[j/PageRows]. There are as many keys as the call needs (Past+n); only with Causal.
 	Pages []int32

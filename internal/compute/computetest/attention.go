@@ -58,17 +58,28 @@ func attentionCases(tol Tolerances) []testCase {
 				}
 			}
 		}
-		cases = append(cases, attentionCase(fmt.Sprintf("%dx%d/%d,%dx%d/causal=%v,past=%d,segment=%d,pages=%d", row.n, row.keys, a.Heads, a.KVHeads, a.HeadDim, a.Causal, a.Past, a.Segment, len(a.Pages)), q, k, v, a, tol))
+		name := fmt.Sprintf("%dx%d/%d,%dx%d/causal=%v,past=%d,segment=%d,pages=%d", row.n, row.keys, a.Heads, a.KVHeads, a.HeadDim, a.Causal, a.Past, a.Segment, len(a.Pages))
+		cases = append(cases, attentionCase(name, q, k, v, a, tol))
+		if a.Rounded = true; row.n > 8 {
+			cases = append(cases, attentionCase(name+",rounded", q, k, v, a, tol))
+		}
 	}
 	// Scores of hundreds: the running maximum moves in every block, and exp meets its far tail.
-	q, k, v := random(14, 40, 64), random(15, 300, 64), random(16, 300, 64)
-	for i := range q.Data {
-		q.Data[i] *= 30
+	for _, a := range []compute.AttentionArgs{{}, {Rounded: true}} {
+		a.Heads, a.KVHeads, a.HeadDim = 1, 1, 64
+		q, k, v := random(14, 40, 64), random(15, 700, 64), random(16, 700, 64)
+		size := float32(30)
+		if a.Rounded {
+			size = 6 // with more of it, two near scores may change places
+		}
+		for i := range q.Data {
+			q.Data[i] *= size
+		}
+		sharp := attentionCase(fmt.Sprintf("sharp, rounded=%v", a.Rounded), q, k, v, a, tol)
+		sharp.tol *= float64(size) // an error in a score is multiplied like the score
+		cases = append(cases, sharp)
 	}
-	a := compute.AttentionArgs{Heads: 1, KVHeads: 1, HeadDim: 64}
-	sharp := attentionCase("sharp", q, k, v, a, tol)
-	sharp.tol *= 30 // an error in a score is multiplied like the score
-	return append(cases, sharp)
+	return cases
 }
 
 func attentionCase(name string, q, k, v compute.Matrix, a compute.AttentionArgs, tol Tolerances) testCase {
@@ -78,10 +89,14 @@ func attentionCase(name string, q, k, v compute.Matrix, a compute.AttentionArgs,
 			peak = math.Abs(float64(x))
 		}
 	}
+	most := tol.Attention
+	if a.Rounded {
+		most = max(most, tol.RoundedAttention)
+	}
 	return testCase{
 		name:  name,
 		slots: []slot{out(q.Rows, q.Cols), in(q), in(k), in(v)},
-		tol:   tol.Attention,
+		tol:   most,
 		call: func(o compute.Ops, t []compute.Tensor, _ []compute.Weight) {
 			o.Attention(t[0], t[1], t[2], t[3], a)
 		},

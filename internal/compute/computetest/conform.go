@@ -18,8 +18,10 @@ type Tolerances struct {
 	F32, BF16, I8 float64 // Linear by weight type, relative to Σ|x·w| + |bias| + |residual|; for I8 and I4 with max|x| for x
 	I4            float64
 	Attention     float64 // relative to the largest |v|
-	Other         float64 // everything else, relative to the largest term of an element
-	Rounded       float64 // what is added to each of these with tensors of BF16; 0: the device has none
+	// RoundedAttention is that of calls that allow rounding; 0: no more than Attention.
+	RoundedAttention float64
+	Other            float64 // everything else, relative to the largest term of an element
+	Rounded          float64 // what is added to each of these with tensors of BF16; 0: the device has none
 }
 
 // Float32 is what a device reaches that keeps activations in float32.

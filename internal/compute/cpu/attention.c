@@ -17,6 +17,7 @@ typedef struct {
   int block, blocks;      // queries of a block, blocks of a segment
   int segments, seg_rows; // one segment of all rows when there is no segmenting
   int keys;               // keys of a segment
+  int few;                // queries that may be drafted tokens: neither order nor kernels may depend on how many
   int stretches;          // key stretches; with more than one, each leaves its (m, l, o)
   int dim;                // head_dim in whole panels
   uint8_t *scratch;
@@ -94,8 +95,12 @@ static void one(void *ctx, int job, int worker) {
     const float *kp = keys_at(c, c->k, key0, j) + kv_head * hd, *vp = keys_at(c, c->v, key0, j) + kv_head * hd;
     ahead(vp, c->v.stride, keys, hd);
     if (end - j > KEYS) ahead(keys_at(c, c->k, key0, j + KEYS) + kv_head * hd, c->k.stride, af_min(KEYS, end - j - KEYS), hd);
-    k->transpose(kp, c->k.stride, keys, hd, w.kt, wide);
-    tiles(k, rows, hd, w.q, hd, w.kt, wide, w.s, KEYS, wide, 0);
+    if (c->few && k->dots) {
+      k->dots(rows, keys, hd, w.q, kp, c->k.stride, w.s, KEYS);
+    } else {
+      k->transpose(kp, c->k.stride, keys, hd, w.kt, wide);
+      tiles(k, rows, hd, w.q, hd, w.kt, wide, w.s, KEYS, wide, 0);
+    }
     for (int r = 0; r < rows; r++) {
       int seen = c->a.causal ? af_max(0, af_min(keys, c->a.past + from + r % n + 1 - j)) : keys;
       k->softmax(w.s + r * KEYS, seen, keys, &w.m[r], &w.l[r], w.o + r * c->dim, c->dim);
@@ -147,8 +152,9 @@ static void merge(const attention *c, int seg, int block, int kv_head) {
 
 int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a, const int32_t *pages) {
   if (q.rows == 0) return AF_OK;
+  if (a.scale == 0) a.scale = 1 / sqrtf((float)a.head_dim);
+  if (a.rounded && q.rows > AF_SKINNY && d->softmax_bf16) return af_attention_bf16(d, dst, q, k, v, a, pages);
   attention c = {.d = d, .dst = dst, .q = q, .k = k, .v = v, .a = a, .pages = pages, .group = a.heads / a.kv_heads, .segments = 1, .seg_rows = q.rows, .keys = k.rows, .stretches = 1};
-  if (a.scale == 0) c.a.scale = 1 / sqrtf((float)a.head_dim);
   if (a.segment > 0) {
     c.seg_rows = c.keys = a.segment;
     c.segments = q.rows / a.segment;
@@ -160,7 +166,8 @@ int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_
   c.blocks = (c.seg_rows + c.block - 1) / c.block;
   int seen = a.causal ? a.past + q.rows : c.keys;
   // Decided by the keys alone, so that a row's result does not depend on the rows beside it, as speculation needs.
-  if (q.rows <= AF_SKINNY && a.segment == 0) c.stretches = (seen + STRETCH - 1) / STRETCH;
+  c.few = q.rows <= AF_SKINNY && a.segment == 0;
+  if (c.few) c.stretches = (seen + STRETCH - 1) / STRETCH;
   work w;
   c.per_worker = carve(&c, NULL, &w);
   size_t partial = c.stretches == 1 ? 0 : (size_t)(c.blocks * a.kv_heads * c.stretches) * (size_t)(c.group * c.block) * (size_t)(c.dim + 2) * sizeof(float);

@@ -2,7 +2,9 @@ package cpu_test
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -37,15 +39,25 @@ func tensor(b *testing.B, d compute.Device, rows, cols int) compute.Tensor {
 	return t
 }
 
-// loop times b.N calls and reports what one call does per nanosecond, in each unit.
+// processorTime is what this process has used of its processors.
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// loop times b.N calls and reports what one call does per nanosecond, in each unit, and the processor time of a call: on a machine that is
+// shared, and with one thread, the figure to compare.
 func loop(b *testing.B, d compute.Device, rates map[string]float64, call func(o compute.Ops)) {
 	require.NoError(b, d.Run(b.Context(), func(o compute.Ops) {
 		call(o)
+		before := processorTime(b)
 		b.ResetTimer()
 		for range b.N {
 			call(o)
 		}
 		b.StopTimer()
+		b.ReportMetric(float64((processorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 	}))
 	for unit, n := range rates {
 		b.ReportMetric(n*float64(b.N)/float64(b.Elapsed().Nanoseconds()), unit)
@@ -59,6 +71,8 @@ func BenchmarkLinear(b *testing.B) {
 	}{
 		{"prefill", 1024, 384, 1024}, {"prefill-down", 1024, 1024, 384}, {"encode8", 1024, 256, 1024}, {"encode1", 128, 256, 768},
 		{"decode", 1, 384, 1024}, {"head", 1, 384, 2048}, {"verify", 5, 384, 2048}, {"big", 1, 2048, 8192},
+		{"vit-up", 1024, 768, 3072}, {"vit-down", 1024, 3072, 768}, // SigLIP-B/16 at 512 pixels
+		{"smol-up", 512, 576, 3072}, {"smol-head", 1, 576, 49280}, // the decoder of SmolVLM2-256M
 	} {
 		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4} {
 			each(b, fmt.Sprintf("%s/%v", s.name, as), func(b *testing.B, d compute.Device) {
@@ -90,6 +104,12 @@ func BenchmarkAttention(b *testing.B) {
 		{"prefill", 1024, compute.AttentionArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Causal: true}, 1024},
 		{"decode", 1, compute.AttentionArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Causal: true, Past: 1023}, 1024},
 		{"encode", 1024, compute.AttentionArgs{Heads: 4, KVHeads: 4, HeadDim: 64, Segment: 128}, 1024},
+		{"vit", 1024, compute.AttentionArgs{Heads: 12, KVHeads: 12, HeadDim: 64, Segment: 1024}, 1024},
+		{"vit-rounded", 1024, compute.AttentionArgs{Heads: 12, KVHeads: 12, HeadDim: 64, Segment: 1024, Rounded: true}, 1024},
+		{"smol-prefill", 512, compute.AttentionArgs{Heads: 9, KVHeads: 3, HeadDim: 64, Causal: true, Past: 512}, 1024},
+		{"smol-rounded", 512, compute.AttentionArgs{Heads: 9, KVHeads: 3, HeadDim: 64, Causal: true, Past: 512, Rounded: true}, 1024},
+		{"smol-verify", 5, compute.AttentionArgs{Heads: 9, KVHeads: 3, HeadDim: 64, Causal: true, Past: 1095}, 1100},
+		{"smol-decode", 1, compute.AttentionArgs{Heads: 9, KVHeads: 3, HeadDim: 64, Causal: true, Past: 1099}, 1100},
 	} {
 		each(b, s.name, func(b *testing.B, d compute.Device) {
 			q, dst := tensor(b, d, s.n, s.args.Heads*64), tensor(b, d, s.n, s.args.Heads*64)

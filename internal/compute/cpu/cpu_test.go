@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func tolerances(rounds bool) computetest.Tolerances {
 	tol := computetest.Float32()
 	if rounds {
-		tol.BF16, tol.I8 = 4e-3, 5e-3
+		tol.BF16, tol.I8, tol.I4, tol.RoundedAttention = 4e-3, 5e-3, 5e-3, 4e-3
 	}
 	return tol
 }

@@ -62,10 +62,16 @@ af_device *af_open(int threads, int features) {
   if (features & AF_BF16) {
     d->row_bf16 = af_row_bf16;
     d->step_bf16 = af_step_bf16;
+    d->softmax_bf16 = af_softmax_bf16;
   }
   if (features & AF_VNNI) {
     d->row_u8 = af_row_u8;
     d->step_u8 = af_step_u8;
+    d->row_i8 = af_row_i8;
+  }
+  if ((features & AF_BF16) && (features & AF_VNNI)) { // many rows of int4 go by bfloat16
+    d->row_i4 = af_row_i4;
+    d->widen_i4 = af_widen_i4;
   }
   if (features & AF_AMX) {
     d->block_bf16 = af_block_bf16;
@@ -73,8 +79,11 @@ af_device *af_open(int threads, int features) {
   }
 #endif
   if (features & AF_AMX_MODEL) {
-    d->row_u8 = af_model_row_u8;
+    d->row_i8 = af_model_row_i8;
+    d->row_i4 = af_model_row_i4;
+    d->widen_i4 = af_model_widen_i4;
     d->step_bf16 = af_model_step_bf16;
+    d->softmax_bf16 = af_model_softmax_bf16;
     d->step_u8 = af_model_step_u8;
     d->block_bf16 = af_model_block_bf16;
     d->block_u8 = af_model_block_u8;
@@ -122,18 +131,17 @@ static void layout(const af_device *d, af_weight *w) {
     element = 2;
     break;
   case AF_I4:
-    w->layout = AF_PANEL_I4;
-    w->panels = (w->out + w->nr - 1) / w->nr;
-    w->panel_bytes = (size_t)w->in * (size_t)w->nr / 2;
-    w->bytes = w->panel_bytes * (size_t)w->panels;
-    return;
+    w->layout = d->row_i4 ? AF_PANEL_I4X4 : AF_PANEL_I4;
+    if (d->row_i4) w->kpad = (int)af_round_up((size_t)w->in, AF_I4_GROUP);
+    break;
   default:
-    w->layout = d->row_u8 ? AF_PANEL_I8X4 : AF_PANEL_I8;
-    if (d->row_u8) w->kpad = (int)af_round_up((size_t)w->in, 64);
+    w->layout = d->row_i8 ? AF_PANEL_I8X4 : AF_PANEL_I8;
+    if (d->row_i8) w->kpad = (int)af_round_up((size_t)w->in, 64);
     element = 1;
   }
   w->panels = (w->out + w->nr - 1) / w->nr;
   w->panel_bytes = (size_t)w->kpad * (size_t)w->nr * element;
+  if (w->dtype == AF_I4) w->panel_bytes = (size_t)w->kpad * (size_t)w->nr / 2;
   w->bytes = w->panel_bytes * (size_t)w->panels;
 }
 
@@ -155,12 +163,18 @@ static float *group_scale(const af_weight *w, int n, int k) {
   return w->groupscale + (size_t)(n / w->nr * groups(w) + k / AF_I4_GROUP) * (size_t)w->nr + (size_t)(n % w->nr);
 }
 
+// i4_at is the byte of a panel in which row k of column col lies, low half or high half.
+static size_t i4_at(const af_weight *w, int k, int col) {
+  size_t half = (size_t)w->nr / 2, c = (size_t)col % half;
+  return w->layout == AF_PANEL_I4 ? (size_t)k * half + c : ((size_t)(k / 4) * half + c) * 4 + (size_t)(k % 4);
+}
+
 static void pack_row_i4(const af_weight *w, const float *src, int n, uint8_t *panel) {
   int half = w->nr / 2, col = n % w->nr;
   for (int from = 0; from < w->in; from += AF_I4_GROUP) {
     int to = af_min(from + AF_I4_GROUP, w->in);
     float scale = *group_scale(w, n, from) = peak_of(src + from, to - from) / 7;
-    for (int k = from; k < to; k++) panel[(size_t)k * (size_t)half + (size_t)(col % half)] |= (uint8_t)((nearest(src[k], scale, 7) + 8) << (col < half ? 0 : 4));
+    for (int k = from; k < to; k++) panel[i4_at(w, k, col)] |= (uint8_t)((nearest(src[k], scale, 7) + 8) << (col < half ? 0 : 4));
   }
 }
 
@@ -174,7 +188,8 @@ static void pack_row(const af_weight *w, const float *src, int n) {
   case AF_PANEL_BF16:
     for (int k = 0; k < w->in; k++) ((uint16_t *)panel)[((size_t)(k / 2) * nr + col) * 2 + (size_t)(k % 2)] = af_to_bf16(src[k]);
     return;
-  case AF_PANEL_I4: pack_row_i4(w, src, n, panel); return;
+  case AF_PANEL_I4:
+  case AF_PANEL_I4X4: pack_row_i4(w, src, n, panel); return;
   }
   float scale = w->colscale[n] = peak_of(src, w->in) / 127;
   int32_t sum = 0;
@@ -214,7 +229,8 @@ static float element(const af_weight *w, int n, int k) {
   switch (w->layout) {
   case AF_PANEL_F32: return ((const float *)panel)[(size_t)k * nr + col];
   case AF_PANEL_BF16: return af_from_bf16(((const uint16_t *)panel)[((size_t)(k / 2) * nr + col) * 2 + (size_t)(k % 2)]);
-  case AF_PANEL_I4: return *group_scale(w, n, k) * (float)((panel[(size_t)k * (nr / 2) + col % (nr / 2)] >> (col < nr / 2 ? 0 : 4) & 15) - 8);
+  case AF_PANEL_I4:
+  case AF_PANEL_I4X4: return *group_scale(w, n, k) * (float)((panel[i4_at(w, k, (int)col)] >> (col < nr / 2 ? 0 : 4) & 15) - 8);
   case AF_PANEL_I8: return w->colscale[n] * ((const int8_t *)panel)[(size_t)k * nr + col];
   default: return w->colscale[n] * ((const int8_t *)panel)[((size_t)(k / 4) * nr + col) * 4 + (size_t)(k % 4)];
   }
@@ -224,6 +240,29 @@ void af_embed(af_device *d, af_view dst, const af_weight *table, const int32_t *
   (void)d;
   for (int r = 0; r < dst.rows; r++)
     for (int k = 0; k < dst.cols; k++) dst.p[r * dst.stride + k] = element(table, ids[r], k);
+}
+
+typedef struct {
+  const uint64_t *p;
+  size_t words;
+  _Atomic uint64_t sum;
+} reading;
+
+enum { READ_WORDS = 1 << 18 }; // of a job: 2 MiB
+
+static void read_some(void *ctx, int job, int worker) {
+  (void)worker;
+  reading *c = ctx;
+  size_t from = (size_t)job * READ_WORDS, to = from + READ_WORDS < c->words ? from + READ_WORDS : c->words;
+  uint64_t sum = 0;
+  for (size_t i = from; i < to; i++) sum |= c->p[i];
+  c->sum |= sum;
+}
+
+uint64_t af_read(af_device *d, const void *p, size_t bytes) {
+  reading c = {.p = p, .words = bytes / 8};
+  af_pool_run(d->pool, (int)((c.words + READ_WORDS - 1) / READ_WORDS), read_some, &c);
+  return c.sum;
 }
 
 void af_copy(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, int rows, int cols) {

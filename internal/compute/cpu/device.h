@@ -33,7 +33,7 @@ typedef struct {
 
 typedef struct {
   int heads, kv_heads, head_dim;
-  int past, causal, segment;
+  int past, causal, segment, rounded;
   float scale;
 } af_attention_args;
 
@@ -57,6 +57,7 @@ void af_rotate(af_device *d, af_view x, af_view table, int head_dim);
 int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a, const int32_t *pages);
 void af_swiglu(af_device *d, af_view dst, af_view gate_up);
 void af_add(af_device *d, af_view dst, af_view x);
+uint64_t af_read(af_device *d, const void *p, size_t bytes); // reads all of it once, for timing
 void af_avgpool(af_device *d, af_view dst, af_view x, int grid_h, int grid_w, int kh, int kw);
 
 // Pictures are RGB24 without gaps. One side of n pixels is made from another by compute.Taps: first [n], count [n], weight [n][size].

@@ -4,7 +4,7 @@
 
 #include "device.h"
 
-enum { AF_MAX_MR = 12, AF_MAX_NR = 32, AF_SKINNY = 8 };
+enum { AF_MAX_MR = 12, AF_MAX_NR = 32, AF_SKINNY = 8, AF_SPLIT_ROWS = 4 };
 
 // What happens to a tile of sums on its way to dst: for int8, sums become floats; then scale, bias, activation, gain, residual.
 typedef struct {
@@ -47,6 +47,9 @@ typedef struct {
   void (*softmax)(float *s, int seen, int n, float *m, float *l, float *o, int dim);
   // out [dim, ld] = k [n, dim] transposed, columns n..ld zero
   void (*transpose)(const float *k, ptrdiff_t ldk, int n, int dim, float *out, int ld);
+  // s [rows, keys] = q [rows, dim] · k [keys, dim]ᵀ, each without an order that depends on rows; s has room for whole vectors. NULL: by
+  // transpose and tiles
+  void (*dots)(int rows, int keys, int dim, const float *q, const float *k, ptrdiff_t ldk, float *s, ptrdiff_t lds);
 } af_kernels;
 
 extern const af_kernels af_scalar;
@@ -63,10 +66,29 @@ void af_row_bf16(int rows, int steps, const uint8_t *a, ptrdiff_t lda, const voi
 void af_row_u8(int rows, int steps, const uint8_t *a, ptrdiff_t lda, const void *b, void *c);
 void af_block_bf16(int rows, int steps, const uint8_t *a, const void *b, void *c);
 void af_block_u8(int rows, int steps, const uint8_t *a, const void *b, void *c);
-void af_model_row_u8(int rows, int steps, const uint8_t *a, ptrdiff_t lda, const void *b, void *c);
 void af_model_block_bf16(int rows, int steps, const uint8_t *a, const void *b, void *c);
 void af_model_block_u8(int rows, int steps, const uint8_t *a, const void *b, void *c);
+
+// Kernels of up to AF_SPLIT_ROWS rows of activations that are held as two bytes, hi and lo, in rows lda bytes apart: c [rows, 32] without
+// the rows' own scales. See linear.c.
+// i8: 256·hi + lo - 32768, both unsigned, by a panel of steps of [16, 32, 4] int8, whose sums by output are wsum [32].
+typedef void (*af_split_i8)(int rows, int steps, const uint8_t *hi, const uint8_t *lo, ptrdiff_t lda, const void *b, const int32_t *wsum, float *c);
+// i4: 256·hi + lo, both signed, by a panel of groups of [AF_I4_GROUP/4, 16, 4] bytes with scales [groups, 32]; xsum [rows, groups] are the
+// sums of a row's values by group.
+typedef void (*af_split_i4)(int rows, int groups, const int8_t *hi, const int8_t *lo, ptrdiff_t lda, const uint8_t *b, const float *scale, const int32_t *xsum, float *c);
+void af_row_i8(int rows, int steps, const uint8_t *hi, const uint8_t *lo, ptrdiff_t lda, const void *b, const int32_t *wsum, float *c);
+void af_row_i4(int rows, int groups, const int8_t *hi, const int8_t *lo, ptrdiff_t lda, const uint8_t *b, const float *scale, const int32_t *xsum, float *c);
+void af_model_row_i8(int rows, int steps, const uint8_t *hi, const uint8_t *lo, ptrdiff_t lda, const void *b, const int32_t *wsum, float *c);
+void af_model_row_i4(int rows, int groups, const int8_t *hi, const int8_t *lo, ptrdiff_t lda, const uint8_t *b, const float *scale, const int32_t *xsum, float *c);
+// A panel of such int4, times its scales, as bfloat16 [groups*AF_I4_GROUP/2, 32, 2].
+void af_widen_i4(int groups, const uint8_t *b, const float *scale, uint16_t *out);
+void af_model_widen_i4(int groups, const uint8_t *b, const float *scale, uint16_t *out);
 void af_step_bf16(const float *x, int n, uint8_t *out); // one 64-byte step from n floats, the rest as if 0
+// One row of scores, 32 in each panel (panel floats apart), in powers of two; the first seen count. Their exponentials leave as
+// bfloat16 in 64-byte steps, step bytes apart, the rest as 0, within 1e-4 before they are rounded; m and l move along, and what was
+// summed before is to be multiplied by the result.
+float af_softmax_bf16(const float *s, ptrdiff_t panel, int panels, int seen, float *m, float *l, uint8_t *p, ptrdiff_t step);
+float af_model_softmax_bf16(const float *s, ptrdiff_t panel, int panels, int seen, float *m, float *l, uint8_t *p, ptrdiff_t step);
 void af_step_u8(const float *x, int n, float inv, uint8_t *out); // |x·inv| <= 127
 void af_model_step_bf16(const float *x, int n, uint8_t *out);
 void af_model_step_u8(const float *x, int n, float inv, uint8_t *out);
@@ -83,10 +105,14 @@ void af_pool_run(af_pool *p, int jobs, af_job fn, void *ctx); // fn(ctx, 0..jobs
 struct af_device {
   int features, threads;
   const af_kernels *k;
-  af_row_kernel row_bf16, row_u8;       // NULL: activations stay float
+  af_row_kernel row_bf16, row_u8;       // NULL: activations stay float, or there are tiles
   af_block_kernel block_bf16, block_u8; // NULL: no tiles
   void (*step_bf16)(const float *x, int n, uint8_t *out);
   void (*step_u8)(const float *x, int n, float inv, uint8_t *out);
+  af_split_i8 row_i8; // NULL: activations stay float
+  af_split_i4 row_i4; // likewise
+  void (*widen_i4)(int groups, const uint8_t *b, const float *scale, uint16_t *out);
+  float (*softmax_bf16)(const float *s, ptrdiff_t panel, int panels, int seen, float *m, float *l, uint8_t *p, ptrdiff_t step);
   af_pool *pool;
   uint8_t *scratch; // one block, grown by af_scratch, valid for one op
   size_t scratch_size;
@@ -97,9 +123,10 @@ struct af_device {
   int rope_rows, rope_half, rope_cap;
 };
 
+int af_attention_bf16(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a, const int32_t *pages);
 uint8_t *af_scratch(af_device *d, size_t bytes); // 64-byte aligned; NULL when there is none
 
-enum { AF_PANEL_F32, AF_PANEL_BF16, AF_PANEL_I8, AF_PANEL_I8X4, AF_PANEL_I4 };
+enum { AF_PANEL_F32, AF_PANEL_BF16, AF_PANEL_I8, AF_PANEL_I8X4, AF_PANEL_I4, AF_PANEL_I4X4 };
 enum { AF_I4_GROUP = 128 }; // neighbours of a row of int4 that share a scale
 
 struct af_weight {
@@ -107,8 +134,8 @@ struct af_weight {
   int nr, panels;
   int kpad;             // in, rounded up to the layout's step
   size_t panel_bytes;
-  // panels of [kpad, nr] | [kpad/2, nr, 2] | [kpad, nr] | [kpad/4, nr, 4] | [in, nr/2], zero beyond in and out; a byte of the last is
-  // a value + 8 of column j in its low half and of column j + nr/2 in its high half
+  // panels of [kpad, nr] | [kpad/2, nr, 2] | [kpad, nr] | [kpad/4, nr, 4] | [in, nr/2] | [kpad/4, nr/2, 4], zero beyond in and out; a byte
+  // of the last two is a value + 8 of column j in its low half and of column j + nr/2 in its high half
   uint8_t *data;
   size_t bytes;
   float *colscale;      // I8: by output

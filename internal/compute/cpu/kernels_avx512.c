@@ -7,6 +7,7 @@
 
 #include "rows.h"
 
+#include "dots.h"
 #include "transpose8.h"
 
 const af_kernels af_avx512 = {
@@ -29,5 +30,6 @@ const af_kernels af_avx512 = {
     .scale = scale,
     .softmax = softmax,
     .transpose = transpose,
+    .dots = dots,
 };
 #endif

@@ -2,9 +2,9 @@
 // inner dimension, so nothing is blocked over k: a panel streams through L2 once per block of rows.
 //
 //   rows <= AF_SKINNY   panels widened in registers: bound by memory, and each row's sums are the same whatever rows are with
-//                       it. With VNNI, int8 weights meet activations of 16 bits, as two passes of 8.
+//                       it. With VNNI, int8 and int4 weights meet activations of 16 bits, as two bytes.
 //   rows >  AF_SKINNY   where the machine multiplies bfloat16 or int8 pairs, activations are rounded first;
-//                       else a panel is widened to float32 once per block of rows.
+//                       else a panel is widened to float32 once per block of rows. int4 is widened to bfloat16 there.
 #include "kernels.h"
 
 #include <math.h>
@@ -19,6 +19,7 @@ typedef struct {
   int step_bytes, steps; // rounded activations: steps of 64 bytes
   uint8_t *rounded;
   float *rowscale;
+  int32_t *xsum; // of split rows, by group of int4
   float *panel; // room for one widened panel a worker
   size_t panel_floats;
 } linear;
@@ -100,7 +101,7 @@ static void round_bf16(void *ctx, int job, int worker) {
   int to = af_min((job + 1) * 32, c->x.rows);
   for (int r = job * 32; r < to; r++) {
     const float *x = c->x.p + r * c->x.stride;
-    for (int s = 0; s < c->steps; s++) c->d->step_bf16(x + s * 32, c->w->in - s * 32, step_at(c, r, s));
+    for (int s = 0; s < c->steps; s++) c->d->step_bf16(x + s * 32, af_max(0, c->w->in - s * 32), step_at(c, r, s));
   }
 }
 
@@ -124,61 +125,78 @@ static void round_u8(void *ctx, int job, int worker) {
 
 // Jobs of rounded products.
 static void rounded_job(void *ctx, int job, int worker) {
-  (void)worker;
   const linear *c = ctx;
   const af_device *d = c->d;
-  int bf16 = c->w->layout == AF_PANEL_BF16, tiles = d->block_bf16 != NULL;
+  int bf16 = c->w->layout != AF_PANEL_I8X4, tiles = d->block_bf16 != NULL;
   _Alignas(64) float sums[32 * AF_MAX_NR];
   int from = job % c->row_blocks * c->rows_per_job, to = af_min(from + c->rows_per_job, c->x.rows);
   int p = job / c->row_blocks * c->panels_per_job, end = af_min(p + c->panels_per_job, c->w->panels);
   int at_once = tiles ? 32 : AF_MAX_MR;
   if (d->features & AF_AMX) af_amx_begin();
-  for (; p < end; p++)
+  for (; p < end; p++) {
+    const void *panel = panel_at(c, p);
+    if (c->w->layout == AF_PANEL_I4X4) {
+      uint16_t *wide = (uint16_t *)(c->panel + (size_t)worker * c->panel_floats);
+      d->widen_i4(c->w->kpad / AF_I4_GROUP, panel, scales_at(c, p), wide);
+      panel = wide;
+    }
     for (int r = from; r < to; r += at_once) {
       int rows = af_min(at_once, to - r);
       const uint8_t *a = step_at(c, r, 0);
-      if (tiles) (bf16 ? d->block_bf16 : d->block_u8)(rows, c->steps, a, panel_at(c, p), sums);
-      else (bf16 ? d->row_bf16 : d->row_u8)(rows, c->steps, a, (ptrdiff_t)c->steps * 64, panel_at(c, p), sums);
+      if (tiles) (bf16 ? d->block_bf16 : d->block_u8)(rows, c->steps, a, panel, sums);
+      else (bf16 ? d->row_bf16 : d->row_u8)(rows, c->steps, a, (ptrdiff_t)c->steps * 64, panel, sums);
       finish(c, r, rows, p, sums);
     }
+  }
   if (d->features & AF_AMX) af_amx_end();
 }
 
-// Skinny int8 with VNNI: x ≈ scale · (256·hi + lo - 32768), hi and lo unsigned bytes, as rows r and rows+r of a product.
-static void split_u16(const linear *c) {
-  int rows = c->x.rows, in = c->w->in;
-  size_t row_bytes = (size_t)c->steps * 64;
+// Skinny int8 or int4 with VNNI: activations of 16 bits, as two rows of bytes. int8 weights meet unsigned ones, x ≈ scale · (256·hi +
+// lo - 32768); int4 weights, held as value + 8, are the unsigned ones themselves, and x ≈ scale · (256·hi + lo) with signed bytes.
+static void split_rows(const linear *c) {
+  int rows = c->x.rows, in = c->w->in, kpad = c->w->kpad;
   for (int r = 0; r < rows; r++) {
     const float *x = c->x.p + r * c->x.stride;
-    float p = c->d->k->peak(x, in), inv = p > 0 ? 32767 / p : 0;
-    c->rowscale[r] = p / 32767;
-    uint8_t *hi = c->rounded + (size_t)r * row_bytes, *lo = hi + (size_t)rows * row_bytes;
-    for (int i = 0; i < in; i++) {
-      unsigned v = (unsigned)(nearest(x[i] * inv) + 32768);
-      hi[i] = (uint8_t)(v >> 8);
-      lo[i] = (uint8_t)v;
+    uint8_t *hi = c->rounded + (size_t)r * (size_t)kpad, *lo = hi + (size_t)rows * (size_t)kpad;
+    float p = c->d->k->peak(x, in), most = c->w->layout == AF_PANEL_I8X4 ? 32767 : 32512, inv = p > 0 ? most / p : 0;
+    c->rowscale[r] = p / most;
+    memset(hi + in, 0, (size_t)(kpad - in));
+    memset(lo + in, 0, (size_t)(kpad - in));
+    if (c->w->layout == AF_PANEL_I8X4) {
+      for (int i = 0; i < in; i++) {
+        unsigned v = (unsigned)(nearest(x[i] * inv) + 32768);
+        hi[i] = (uint8_t)(v >> 8);
+        lo[i] = (uint8_t)v;
+      }
+      continue;
     }
-    memset(hi + in, 0, row_bytes - (size_t)in);
-    memset(lo + in, 0, row_bytes - (size_t)in);
+    for (int g = 0; g * AF_I4_GROUP < in; g++) {
+      int32_t sum = 0;
+      for (int i = g * AF_I4_GROUP; i < af_min((g + 1) * AF_I4_GROUP, in); i++) {
+        int v = nearest(x[i] * inv), top = (v + 128) >> 8;
+        hi[i] = (uint8_t)top;
+        lo[i] = (uint8_t)(v - 256 * top);
+        sum += v;
+      }
+      c->xsum[r * c->steps + g] = sum;
+    }
   }
 }
 
-static void skinny_u16_job(void *ctx, int job, int worker) {
+static void split_job(void *ctx, int job, int worker) {
   (void)worker;
   const linear *c = ctx;
-  _Alignas(64) int32_t hi[AF_SKINNY * AF_MAX_NR], lo[AF_SKINNY * AF_MAX_NR];
+  const af_device *d = c->d;
   _Alignas(64) float sums[AF_SKINNY * AF_MAX_NR];
   int rows = c->x.rows, end = af_min((job + 1) * c->panels_per_job, c->w->panels);
-  ptrdiff_t row_bytes = (ptrdiff_t)c->steps * 64;
+  ptrdiff_t lda = c->w->kpad;
   for (int p = job * c->panels_per_job; p < end; p++) {
-    c->d->row_u8(rows, c->steps, c->rounded, row_bytes, panel_at(c, p), hi);
-    c->d->row_u8(rows, c->steps, c->rounded + rows * row_bytes, row_bytes, panel_at(c, p), lo);
-    const int32_t *wsum = c->w->wsum + p * AF_MAX_NR;
-    for (int r = 0; r < rows; r++)
-      for (int j = 0; j < AF_MAX_NR; j++) {
-        int i = r * AF_MAX_NR + j;
-        sums[i] = (float)(hi[i] - 128 * wsum[j]) * 256 + (float)lo[i];
-      }
+    for (int r = 0; r < rows; r += AF_SPLIT_ROWS) {
+      int n = af_min(AF_SPLIT_ROWS, rows - r);
+      const uint8_t *hi = c->rounded + r * lda, *lo = hi + rows * lda;
+      if (c->w->layout == AF_PANEL_I8X4) d->row_i8(n, c->steps, hi, lo, lda, panel_at(c, p), c->w->wsum + p * AF_MAX_NR, sums + r * AF_MAX_NR);
+      else d->row_i4(n, c->steps, (const int8_t *)hi, (const int8_t *)lo, lda, panel_at(c, p), scales_at(c, p), c->xsum + r * c->steps, sums + r * AF_MAX_NR);
+    }
     finish(c, 0, rows, p, sums);
   }
 }
@@ -189,10 +207,12 @@ static size_t reserve(size_t *total, size_t bytes) {
   return at;
 }
 
-// split chooses jobs: blocks of rows whose activations stay in half of L2, and panels so that every thread has a few jobs.
-static int split(linear *c, int multiple, size_t row_bytes) {
-  int fit = (int)((256u << 10) / row_bytes) / multiple * multiple;
-  int most = af_min(af_max(fit, multiple), 192 / multiple * multiple);
+// split chooses jobs: blocks of rows whose activations stay in half of L2, and panels so that every thread has a few jobs. Blocks are
+// some times larger where a panel is widened for each, which then costs more than L2 gains, and for tiles: they are done with a panel
+// before the next comes from L3, and machines that have them have 2 MiB of L2.
+static int split(linear *c, int multiple, size_t row_bytes, int times) {
+  int fit = (int)((256u << 10) / row_bytes) * times / multiple * multiple;
+  int most = af_min(af_max(fit, multiple), 192 * times / multiple * multiple);
   c->row_blocks = (c->x.rows + most - 1) / most;
   // Blocks of like size: the last one is not a sliver.
   c->rows_per_job = (int)af_round_up((size_t)((c->x.rows + c->row_blocks - 1) / c->row_blocks), (size_t)multiple);
@@ -209,30 +229,31 @@ static int skinny(af_device *d, linear *c) {
   int least = (int)((32u << 10) / w->panel_bytes) + 1, even = (w->panels + 4 * d->threads - 1) / (4 * d->threads);
   c->panels_per_job = af_max(least, even);
   int jobs = (w->panels + c->panels_per_job - 1) / c->panels_per_job;
-  if (w->layout != AF_PANEL_I8X4) {
+  if (w->layout != AF_PANEL_I8X4 && w->layout != AF_PANEL_I4X4) {
     c->row_blocks = 1;
     c->rows_per_job = c->x.rows;
     af_pool_run(d->pool, jobs, float_job, c);
     return AF_OK;
   }
   size_t total = 0;
-  c->steps = w->kpad / 64;
+  c->steps = w->kpad / (w->layout == AF_PANEL_I8X4 ? 64 : AF_I4_GROUP);
   reserve(&total, 2 * (size_t)c->x.rows * (size_t)w->kpad);
-  size_t scales = reserve(&total, (size_t)c->x.rows * sizeof(float));
+  size_t scales = reserve(&total, (size_t)c->x.rows * sizeof(float)), sums = reserve(&total, (size_t)(c->x.rows * c->steps) * sizeof(int32_t));
   c->rounded = af_scratch(d, total);
   if (!c->rounded) return AF_NOMEM;
   c->f.rowscale = c->rowscale = (float *)(c->rounded + scales);
-  split_u16(c);
-  af_pool_run(d->pool, jobs, skinny_u16_job, c);
+  c->xsum = (int32_t *)(c->rounded + sums);
+  split_rows(c);
+  af_pool_run(d->pool, jobs, split_job, c);
   return AF_OK;
 }
 
 static int blocked(af_device *d, linear *c) {
   const af_weight *w = c->w;
   size_t total = 0;
-  int bf16 = w->layout == AF_PANEL_BF16 && (d->row_bf16 || d->block_bf16);
+  int i4 = w->layout == AF_PANEL_I4X4, bf16 = i4 || (w->layout == AF_PANEL_BF16 && (d->row_bf16 || d->block_bf16));
   if (!bf16 && w->layout != AF_PANEL_I8X4) {
-    int jobs = split(c, d->k->mr, (size_t)w->in * sizeof(float));
+    int jobs = split(c, d->k->mr, (size_t)w->in * sizeof(float), 1);
     if (w->layout != AF_PANEL_F32 && wide_panels(d, c)) return AF_NOMEM;
     af_pool_run(d->pool, jobs, float_job, c);
     return AF_OK;
@@ -241,15 +262,18 @@ static int blocked(af_device *d, linear *c) {
   c->steps = (int)(row_bytes / 64);
   reserve(&total, af_round_up((size_t)c->x.rows, 32) * row_bytes);
   size_t scales = reserve(&total, (size_t)c->x.rows * sizeof(float));
+  c->panel_floats = i4 ? (size_t)w->kpad * (size_t)w->nr / 2 : 0;
+  size_t panels = reserve(&total, c->panel_floats * sizeof(float) * (size_t)d->threads);
   c->rounded = af_scratch(d, total);
   if (!c->rounded) return AF_NOMEM;
   c->rowscale = (float *)(c->rounded + scales);
+  c->panel = (float *)(c->rounded + panels);
   if (!bf16) {
     c->f.rowscale = c->rowscale;
     c->f.wsum = w->wsum;
   }
   af_pool_run(d->pool, (c->x.rows + 31) / 32, bf16 ? round_bf16 : round_u8, c);
-  af_pool_run(d->pool, split(c, d->block_bf16 ? 32 : AF_MAX_MR, row_bytes), rounded_job, c);
+  af_pool_run(d->pool, split(c, d->block_bf16 ? 32 : AF_MAX_MR, row_bytes, i4 || d->block_bf16 ? 4 : 1), rounded_job, c);
   return AF_OK;
 }
 

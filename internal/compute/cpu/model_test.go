@@ -14,7 +14,7 @@ import (
 // int8 products.
 func TestUnnamedLevels(t *testing.T) {
 	rounding := computetest.Float32()
-	rounding.BF16, rounding.I8 = 4e-3, 5e-3
+	rounding.BF16, rounding.I8, rounding.I4, rounding.RoundedAttention = 4e-3, 5e-3, 5e-3, 4e-3
 	t.Run("amx model", func(t *testing.T) {
 		d, err := open(2, "amx model", amxModel)
 		require.NoError(t, err)

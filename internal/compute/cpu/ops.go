@@ -166,6 +166,9 @@ func (o *ops) Attention(dst, q, k, v compute.Tensor, a compute.AttentionArgs) {
 	if a.Causal {
 		args.causal = 1
 	}
+	if a.Rounded {
+		args.rounded = 1
+	}
 	var pages *C.int32_t
 	if len(a.Pages) > 0 {
 		pages = (*C.int32_t)(&a.Pages[0])

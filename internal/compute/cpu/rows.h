@@ -57,9 +57,7 @@ FN void finish(const af_finish *f, int row, int rows, int col, int cols, const f
       vf v;
       if (f->wsum) {
         // Differences below 2^24 are exact; above, one rounding of the sum is far below the rounding of its terms.
-        int32_t t[VN];
-        for (int i = 0; i < VN; i++) t[i] = ((const int32_t *)c)[j + i] - 128 * f->wsum[col + j + i];
-        v = v_i32(t);
+        v = v_less128((const int32_t *)c + j, f->wsum + col + j);
       } else {
         v = v_load(c + j);
       }

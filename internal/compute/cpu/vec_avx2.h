@@ -30,12 +30,25 @@ INL float v_sum(vf a) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+// The sums of eight vectors.
+INL vf v_sums(vf a[8]) {
+  vf b[4], c[2];
+  UNROLL for (int i = 0; i < 4; i++) b[i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]) + _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  UNROLL for (int i = 0; i < 2; i++) {
+    __m256d x = _mm256_castps_pd(b[2 * i]), y = _mm256_castps_pd(b[2 * i + 1]);
+    c[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(x, y)) + _mm256_castpd_ps(_mm256_unpackhi_pd(x, y));
+  }
+  return _mm256_permute2f128_ps(c[0], c[1], 0x20) + _mm256_permute2f128_ps(c[0], c[1], 0x31);
+}
 INL float v_peak(vf a) {
   __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-INL vf v_i32(const int32_t *p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INL vf v_less128(const int32_t *c, const int32_t *w) { // c - 128·w
+  __m256i v = _mm256_loadu_si256((const __m256i *)c), u = _mm256_loadu_si256((const __m256i *)w);
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(v, _mm256_slli_epi32(u, 7)));
+}
 INL vf v_i8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))); }
 INL void v_i4x2(const uint8_t *p, vf *low, vf *high) {
   __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)), eight = _mm256_set1_epi32(8);

@@ -19,8 +19,22 @@ INL vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 INL vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 INL vf v_abs(vf a) { return _mm512_abs_ps(a); }
 INL float v_sum(vf a) { return _mm512_reduce_add_ps(a); }
+// The sums of sixteen vectors.
+INL vf v_sums(vf a[16]) {
+  vf b[8], c[4], d[2];
+  UNROLL for (int i = 0; i < 8; i++) b[i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]) + _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  UNROLL for (int i = 0; i < 4; i++) {
+    __m512d x = _mm512_castps_pd(b[2 * i]), y = _mm512_castps_pd(b[2 * i + 1]);
+    c[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)) + _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+  }
+  UNROLL for (int i = 0; i < 2; i++) d[i] = _mm512_shuffle_f32x4(c[2 * i], c[2 * i + 1], 0x88) + _mm512_shuffle_f32x4(c[2 * i], c[2 * i + 1], 0xdd);
+  return _mm512_shuffle_f32x4(d[0], d[1], 0x88) + _mm512_shuffle_f32x4(d[0], d[1], 0xdd);
+}
 INL float v_peak(vf a) { return _mm512_reduce_max_ps(a); }
-INL vf v_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+// c - 128·w
+INL vf v_less128(const int32_t *c, const int32_t *w) {
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(c), _mm512_slli_epi32(_mm512_loadu_si512(w), 7)));
+}
 INL vf v_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 INL void v_i4x2(const uint8_t *p, vf *low, vf *high) { // a table look-up by the lowest four bits
   __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));

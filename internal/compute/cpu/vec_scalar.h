@@ -20,7 +20,7 @@ INL vf v_min(vf a, vf b) { return a < b ? a : b; }
 INL vf v_abs(vf a) { return __builtin_fabsf(a); }
 INL float v_sum(vf a) { return a; }
 INL float v_peak(vf a) { return a; }
-INL vf v_i32(const int32_t *p) { return (float)*p; }
+INL vf v_less128(const int32_t *c, const int32_t *w) { return (float)(*c - 128 * *w); }
 INL vf v_i8(const int8_t *p) { return (float)*p; }
 // 2·VN int4 values, each 8 too large: of the low halves of VN bytes, and of the high ones
 INL void v_i4x2(const uint8_t *p, vf *low, vf *high) { *low = (float)((*p & 15) - 8), *high = (float)((*p >> 4) - 8); }
