@@ -124,6 +124,7 @@ type rawConfig struct {
 	Downsample  float64 `json:"downsample_ratio"`
 	PS          string  `json:"ps_version"`
 	SelectLayer *int    `json:"select_layer"`
+	ForceSize   int     `json:"force_image_size"`
 
 	// The older LLaVA's, and Flash-VStream's.
 	Hidden       int    `json:"hidden_size"` // of the language model

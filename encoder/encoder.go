@@ -137,9 +137,8 @@ func (e *Encoder) size(pixels int) error {
 		return fmt.Errorf("pictures of %d pixels: one row takes %d", pixels, side*side*area)
 	}
 	// Pictures that are too small grow, and then their sides are rounded up: those of the narrowest by this much.
-	side := float64(e.c.rowSide() * v.PatchSize)
-	grown := float64(e.p.min) + 15*side*math.Sqrt(float64(e.p.min)) + side*side
-	most := max(pixels, int(grown)) / area
+	side, least := float64(e.c.rowSide()*v.PatchSize), float64(min(e.p.min, pixels))
+	most := max(pixels, int(least+15*side*math.Sqrt(least)+side*side)) / area
 	units := min(e.t.batch, max(1, e.t.batch*usual/most))
 	e.t.rows = units * most
 	if v.Coarse { // the second rounding of sides may go up: a picture may be twice as large at worst, when it is very narrow
@@ -166,8 +165,7 @@ func (e *Encoder) picture(w, h int) (Size, error) {
 	return Size{h, w}, nil
 }
 
-// Grid returns height and width of the grid of rows that a unit of frames of w x h pixels becomes; none
-// of pictures that Encode refuses.
+// Grid returns height and width of the grid of rows that a unit of frames of w x h pixels becomes; none of pictures that Encode refuses.
 func (e *Encoder) Grid(w, h int) (gridH, gridW int) {
 	p, err := e.picture(w, h)
 	if err != nil {

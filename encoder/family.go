@@ -47,14 +47,18 @@ var (
 	families = map[string]family{
 		"siglip_vision_model": siglip,
 		"clip_vision_model":   {names: clipNames, class: true, preNorm: true, act: "quick_gelu", eps: 1e-5, mean: clipMean, std: clipStd},
-		"internvl_vision":     {kind: intern, names: internNames, class: true, patchBias: true, act: "gelu", eps: 1e-6, mean: imagenetMean, std: imagenetStd},
-		"intern_vit_6b":       {kind: intern, names: internViTNames, class: true, patchBias: true, published: true, act: "gelu", eps: 1e-6, mean: imagenetMean, std: imagenetStd},
+		"internvl_vision":     internViT(internNames, false),
+		"intern_vit_6b":       internViT(internViTNames, true),
 		"qwen2_vl":            qwen2VL, // what the published configs call the tower too
 		"qwen2_vl_vision":     qwen2VL,
 		"qwen2_5_vl":          qwen25VL,
 		"qwen2_5_vl_vision":   qwen25VL,
 	}
 )
+
+func internViT(n names, published bool) family {
+	return family{kind: intern, names: n, class: true, patchBias: true, published: published, act: "gelu", eps: 1e-6, mean: imagenetMean, std: imagenetStd}
+}
 
 // model is a published way of putting a tower before a language model.
 type model struct {
@@ -73,7 +77,7 @@ var models = map[string]model{
 	"idefics3":               smolVLM,
 	"qwen2_vl":               qwenVL,
 	"qwen2_5_vl":             qwen25,
-	"flash_vstream_qwen2_vl": {tower: qwenVL.tower, aliases: append([]string{"flash_vstream_qwen2_vl"}, qwenVL.aliases...), vision: qwenVL.vision, read: (*Config).qwen, late: true, coarse: true},
+	"flash_vstream_qwen2_vl": {tower: qwenVL.tower, aliases: qwenVL.aliases, vision: qwenVL.vision, read: (*Config).qwen, late: true, coarse: true},
 	"internvl_chat":          {tower: "intern_vit_6b", aliases: []string{""}, read: (*Config).internVL, late: true},
 	"llava":                  llava,
 	"llava_llama":            llava,
@@ -82,12 +86,14 @@ var models = map[string]model{
 }
 
 var (
-	smolVLM = model{tower: "siglip_vision_model", aliases: []string{"", "idefics3", "idefics3_vision", "smolvlm", "smolvlm_vision"}, read: (*Config).smolVLM,
+	smolVLM = model{tower: "siglip_vision_model", aliases: []string{"", "idefics3", "idefics3_vision", "smolvlm", "smolvlm_vision"},
+		read:   (*Config).smolVLM,
 		vision: rawVision{Hidden: 1152, Layers: 12, Heads: 16, MLP: 3072, ImageSize: json.RawMessage("224"), PatchSize: json.RawMessage("32")}}
-	qwenVL = model{tower: "qwen2_vl_vision", aliases: []string{"", "qwen2_vl"}, read: (*Config).qwen,
+	qwenVL = model{tower: "qwen2_vl_vision", aliases: []string{"", "qwen2_vl", "flash_vstream_qwen2_vl"}, read: (*Config).qwen,
 		vision: rawVision{Depth: 32, EmbedDim: 1280, Hidden: 3584, NumHeads: 16, MLPRatio: 4, PatchSize: json.RawMessage("14")}}
 	qwen25 = model{tower: "qwen2_5_vl_vision", aliases: []string{"", "qwen2_5_vl"}, read: (*Config).qwen,
-		vision: rawVision{Depth: 32, Hidden: 3584, MLP: 3420, NumHeads: 16, OutHidden: 3584, Window: 112, Full: []int{7, 15, 23, 31}, PatchSize: json.RawMessage("14")}}
+		vision: rawVision{Depth: 32, Hidden: 3584, MLP: 3420, NumHeads: 16, OutHidden: 3584, Window: 112, Full: []int{7, 15, 23, 31},
+			PatchSize: json.RawMessage("14")}}
 	llava = model{tower: "clip_vision_model", aliases: []string{""}, read: (*Config).llava}
 )
 
@@ -184,6 +190,8 @@ func (c *Config) internVL(raw *rawConfig, m model) error {
 		return err
 	case raw.Downsample != 0.5:
 		return fmt.Errorf("downsample_ratio %g is not supported, want 0.5", raw.Downsample)
+	case raw.ForceSize != 0 && c.Vision.Image != Size{raw.ForceSize, raw.ForceSize}:
+		return fmt.Errorf("force_image_size %d is not supported: the tower's pictures have %dx%d", raw.ForceSize, c.Vision.Image.H, c.Vision.Image.W)
 	case raw.PS != "v2":
 		return fmt.Errorf("ps_version %q is not supported, want \"v2\"", raw.PS)
 	}
@@ -233,11 +241,10 @@ func (c *Config) llava(raw *rawConfig, m model) error {
 	return nil
 }
 
-// oldTowers are what mm_vision_tower may name.
-var oldTowers = map[string]string{
-	"clip-vit-large-patch14":     `{"hidden_size":1024,"intermediate_size":4096,"num_hidden_layers":24,"num_attention_heads":16,"image_size":224,"patch_size":14}`,
-	"clip-vit-large-patch14-336": `{"hidden_size":1024,"intermediate_size":4096,"num_hidden_layers":24,"num_attention_heads":16,"image_size":336,"patch_size":14}`,
-}
+// clipLarge is CLIP-L/14, and oldTowers the sides of its pictures by what mm_vision_tower may name.
+const clipLarge = `{"hidden_size":1024,"intermediate_size":4096,"num_hidden_layers":24,"num_attention_heads":16,"patch_size":14,"image_size":%d}`
+
+var oldTowers = map[string]int{"clip-vit-large-patch14": 224, "clip-vit-large-patch14-336": 336}
 
 // oldLLaVA is LLaVA-1.5 as its authors published it, and Flash-VStream-7b, whose tower leaves compress_size rows a side. A vision_config
 // stands for a tower that is not one of the published.
@@ -246,11 +253,11 @@ func (c *Config) oldLLaVA(raw *rawConfig, m model) error {
 		c.model = "llava_llama"
 	}
 	if raw.Vision == nil {
-		config, ok := oldTowers[path.Base(raw.MMTower)]
+		side, ok := oldTowers[path.Base(raw.MMTower)]
 		if !ok {
 			return fmt.Errorf("mm_vision_tower %q is not supported", raw.MMTower)
 		}
-		raw.Vision = json.RawMessage(config)
+		raw.Vision = fmt.Appendf(nil, clipLarge, side)
 	}
 	if err := c.visionOf(raw, m); err != nil {
 		return err
@@ -318,7 +325,8 @@ var (
 	internViTNames = names{ // as they were published
 		prefixes: []string{"vision_model.", ""},
 		patch:    "embeddings.patch_embedding", class: "embeddings.class_embedding", position: "embeddings.position_embedding",
-		layer: "encoder.layers.", norm1: "norm1", norm2: "norm2", qkv: "attn.qkv", out: "attn.proj", fc1: "mlp.fc1", fc2: "mlp.fc2", scale1: "ls1", scale2: "ls2",
+		layer: "encoder.layers.", norm1: "norm1", norm2: "norm2", qkv: "attn.qkv", out: "attn.proj", fc1: "mlp.fc1", fc2: "mlp.fc2",
+		scale1: "ls1", scale2: "ls2",
 	}
 	qwenNames = names{
 		prefixes: []string{"visual.", "model.visual.", ""},

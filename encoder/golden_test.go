@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"testing"
 	"testing/fstest"
 
@@ -101,7 +100,11 @@ func (c *Config) inOrder(pixels []float32, h, w int) []float32 {
 func (g *golden) processed(t testing.TB, c *Config, name string, n int) ([]float32, Size) {
 	v := c.Vision
 	if !v.Dynamic {
-		return c.inOrder(g.floats(t, name, slices.Concat(map[bool][]int{true: {n}}[name != "pixels"], []int{3, v.Image.H, v.Image.W})...), v.Image.H, v.Image.W), c.patchGrid(v.Image)
+		shape := []int{3, v.Image.H, v.Image.W}
+		if name != "pixels" {
+			shape = append([]int{n}, shape...)
+		}
+		return c.inOrder(g.floats(t, name, shape...), v.Image.H, v.Image.W), c.patchGrid(v.Image)
 	}
 	grid := Size{g.Patches[0], g.Patches[1]}
 	np, values := grid.H*grid.W, c.patchValues()
@@ -177,7 +180,8 @@ func TestPublished(t *testing.T) {
 					require.NoError(t, err)
 					near(g.floats(t, "video.embeds", units*joined[0].Rows, width), joined...)
 					if g.has("pooled.features") {
-						joined, err = e.Join(t.Context(), Rows{h / 2, w / 2, compute.Matrix{Rows: cells / 4, Cols: g.Dim, Data: g.floats(t, "pooled.features", cells/4, g.Dim)}})
+						pooled := compute.Matrix{Rows: cells / 4, Cols: g.Dim, Data: g.floats(t, "pooled.features", cells/4, g.Dim)}
+						joined, err = e.Join(t.Context(), Rows{h / 2, w / 2, pooled})
 						require.NoError(t, err)
 						near(g.floats(t, "pooled.embeds", joined[0].Rows, width), joined...)
 					}
