@@ -13,7 +13,8 @@ import (
 )
 
 // processor says how a picture becomes what a model's vision tower sees: to the bit what the model's own image processor of transformers
-// makes of it with Pillow. (Those that resize with torchvision instead differ from Pillow by at most 1/255, in a few pixels of a hundred.)
+// makes of it with Pillow as it was to version 12. (Those that resize with torchvision instead differ from that by 1/255 in a value or two of
+// a hundred, by 2/255 or 3/255 in less than one of ten thousand. Pillow 13 resizes down before across where the height shrinks more: see testdata/make_pixels.py.)
 // Frames are pictures like others: where a model has a processor for videos, that is the one that is followed. No tower's picture is padded,
 // so all that it sees is valid.
 type processor struct {
@@ -289,6 +290,8 @@ func (p *processor) shortest(raw *rawProcessor) error {
 
 func (p *processor) longest(raw *rawProcessor) error {
 	p.edge = 4 * max(p.size.H, p.size.W)
+	// What SmolVLM2 was trained and published with for frames of a video. Transformers 5 takes size for them where a file has both: other
+	// pixels, at several times the work.
 	if raw.Sampling.Size != nil {
 		raw.Size = raw.Sampling.Size
 	}
@@ -432,7 +435,7 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 			w, h = side, side
 		}
 		s := Size{p.edge, p.edge}
-		if long := float64(p.edge) * float64(max(w, h)) / float64(min(w, h)); long > 1<<26 {
+		if long := float64(p.edge) * float64(max(w, h)) / float64(min(w, h)); long > 1<<20 {
 			return a, fmt.Errorf("picture of %dx%d is too narrow", w, h)
 		} else if w <= h {
 			s.H = int(long)

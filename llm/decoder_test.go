@@ -201,40 +201,54 @@ func (idleOps) Embed(compute.Tensor, compute.Weight, []int32)                   
 func (idleOps) Linear(_, _ compute.Tensor, _ compute.Weight, _ compute.LinearArgs) {}
 func (idleOps) RMSNorm(_, _, _ compute.Tensor, _ float32)                          {}
 func (idleOps) RoPE(compute.Tensor, int, []int32, []float32)                       {}
+func (idleOps) Rotate(_, _ compute.Tensor, _ int)                                  {}
 func (idleOps) Attention(_, _, _, _ compute.Tensor, _ compute.AttentionArgs)       {}
 func (idleOps) SwiGLU(_, _ compute.Tensor)                                         {}
 
 func TestForwardAllocatesNothing(t *testing.T) {
 	dev := computetest.Open()
 	defer dev.Close()
-	m := testDecoder(t, os.DirFS("testdata/llama"), dev, compute.F32)
-	m.Decoder.(*opsDecoder).dev = idle{dev}
-	one := compute.Segment{Inputs: []compute.Input{{IDs: []int32{1, 2, 3}}}, Pages: m.pages, Draws: make([]compute.Draw, 3), Drawn: make([]int32, 3)}
-	two := one
-	two.Past, two.Draws = 9, one.Draws[:1]
-	pass := []compute.Segment{one, two}
-	assert.Zero(t, testing.AllocsPerRun(100, func() {
-		if err := m.Forward(context.Background(), pass); err != nil {
-			t.Fatal(err)
+	for _, dir := range turning {
+		m := testDecoder(t, os.DirFS(dir), dev, compute.F32)
+		m.Decoder.(*opsDecoder).dev = idle{dev}
+		one := compute.Segment{Inputs: []compute.Input{{IDs: []int32{1, 2, 3}}}, Pages: m.pages, Draws: make([]compute.Draw, 3), Drawn: make([]int32, 3)}
+		two := one
+		two.Past, two.Draws = 9, one.Draws[:1]
+		if m.c.axes() == 3 {
+			two.Positions = [][3]int32{{9, 1, 2}, {9, 1, 3}, {12, 12, 12}}
 		}
-	}))
+		pass := []compute.Segment{one, two}
+		assert.Zero(t, testing.AllocsPerRun(100, func() {
+			if err := m.Forward(context.Background(), pass); err != nil {
+				t.Fatal(err)
+			}
+		}), dir)
+	}
 }
+
+// turning are checkpoints whose rows turn by RoPE, by positions of three axes, and by a factor.
+var turning = []string{"testdata/llama", goldenFamilies + "/qwen2vl", goldenFamilies + "/videochat"}
 
 // TestVerifyBits is what makes speculation exact beyond near ties: a row verified among drafts has the bits it has alone.
 func TestVerifyBits(t *testing.T) {
 	onDevices(t, func(t *testing.T, dev compute.Device) {
-		for _, as := range types {
-			m := testDecoder(t, os.DirFS("testdata/llama"), dev, as)
-			g := readGolden(t, "llama", m.c.Vocab)
-			for _, past := range []int{1, 16, goldenLength - opsStepRows} {
-				step(t, m, g.ids[:past], 0, 0)
-				var alone []float32
-				for i := range opsStepRows {
-					alone = append(alone, step(t, m, g.ids[past+i:past+i+1], past+i, 1)...)
-				}
-				for n := 1; n <= opsStepRows; n++ {
-					together := step(t, m, g.ids[past:past+n], past, n)
-					require.Equal(t, alone[:len(together)], together, "%v: %d rows after %d", as, n, past)
+		for _, dir := range turning {
+			for _, as := range types {
+				m := testDecoder(t, os.DirFS(dir), dev, as)
+				s := &sequence{axes: m.c.axes()}
+				s.text(ramp(1, 9))
+				require.NoError(t, s.image(Part{Visual: noise(12, m.c.Hidden), Grid: Grid{2, 2, 3}}))
+				s.text(ramp(2, 12))
+				for _, past := range []int{1, 7, 16, len(s.keys) - opsStepRows} {
+					m.rows(t, s, 0, past, 0)
+					var alone []float32
+					for i := range opsStepRows {
+						alone = append(alone, m.rows(t, s, past+i, past+i+1, 1).Data...)
+					}
+					for n := 1; n <= opsStepRows; n++ {
+						together := m.rows(t, s, past, past+n, n).Data
+						require.Equal(t, alone[:len(together)], together, "%s, %v: %d rows after %d", dir, as, n, past)
+					}
 				}
 			}
 		}

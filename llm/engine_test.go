@@ -295,12 +295,18 @@ func FuzzConfig(f *testing.F) {
 	for _, dir := range []string{"llama", "llama3", "qwen2", "phi3", "vlm"} {
 		f.Add(must(os.ReadFile("testdata/" + dir + "/config.json")))
 	}
+	for _, p := range published {
+		f.Add([]byte(p.config))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := parseConfig(data, 0)
 		if err != nil {
 			return
 		}
-		if c.Context < 1 || c.Context > maxContext || len(c.InvFreq) != c.HeadDim/2 || c.Heads%c.KVHeads != 0 {
+		if c.Context < 1 || c.Context > maxContext || c.Heads%c.KVHeads != 0 {
+			t.Fatalf("accepted %+v", c)
+		}
+		if dc := c.decoder(compute.F32, 0); dc.CheckTurns() != nil {
 			t.Fatalf("accepted %+v", c)
 		}
 	})

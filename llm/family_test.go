@@ -197,6 +197,28 @@ func TestFamilyLogits(t *testing.T) {
 	})
 }
 
+// TestFamilyRounded is TestFamilyLogits as models are used: with rounded weights and activations, by the device's own decoder where it has one.
+func TestFamilyRounded(t *testing.T) {
+	families(t, func(t *testing.T, f family) {
+		onDevices(t, func(t *testing.T, dev compute.Device) {
+			e := openFamily(t, f, dev, LoadOptions{Weights: compute.BF16})
+			m := &bare{e.s.dec, e.c, allPages(e.s.dec)} // nobody asks meanwhile
+			for name, v := range map[string]conversation{"image": f.image, "video": f.video} {
+				p := v.prompt
+				if v.positions != nil {
+					p = v.stands()
+				}
+				s, err := p.rows(nil, m.c)
+				require.NoError(t, err)
+				n := len(s.keys)
+				want := v.logits.Data[(n-opsStepRows)*m.c.Vocab:]
+				assert.LessOrEqual(t, worst(t, want, m.rows(t, s, 0, n, opsStepRows).Data), 8e-2, "%s, in one pass", name)
+				assert.LessOrEqual(t, worst(t, want, m.rows(t, s, n-opsStepRows, n, opsStepRows).Data), 8e-2, "%s, the last rows alone", name)
+			}
+		})
+	})
+}
+
 // rows runs rows [from, to) of a prompt where they stand.
 func (b *bare) rows(t testing.TB, s *sequence, from, to, want int) compute.Matrix {
 	out := compute.NewMatrix(want, b.c.Vocab)

@@ -215,3 +215,25 @@ func TestPlace(t *testing.T) {
 	assert.ErrorContains(t, Place([]Part{{Visual: noise(2, 1)}}, make([][3]int, 3), 0), "3 positions for 2 visual rows")
 	assert.ErrorContains(t, Place([]Part{{Visual: noise(1, 1)}}, [][3]int{{1 << 40, 0, 0}}, 0), "visual row stands at")
 }
+
+// TestPlaceGolden: a memory's positions as Flash-VStream trains with them.
+func TestPlaceGolden(t *testing.T) {
+	f := readFamily(t, "flashvstreamqwen")
+	c := must(ReadConfig(f.files))
+	p := f.video.prompt
+	require.Len(t, p, 3)
+	all := p[1].Visual
+	var parts []Part
+	var rows [][3]int
+	begin := len(p[0].Tokens)
+	for _, n := range []int{24, 6, 6} {
+		from := len(rows)
+		parts = append(parts, Part{Visual: compute.Matrix{Rows: n, Cols: all.Cols, Data: all.Data[from*all.Cols : (from+n)*all.Cols]}, ID: uint64(from + 1)})
+		for _, at := range f.video.positions[begin+from : begin+from+n] {
+			rows = append(rows, [3]int{int(at[0]) - begin, int(at[1]) - begin, int(at[2]) - begin})
+		}
+	}
+	// Text goes on behind as many positions as there are details and the larger of the number of clusters and the sides of their grid.
+	require.NoError(t, Place(parts, rows, 24+max(2, 2, 3)))
+	assert.True(t, testPositions(t, c, f.video, Prompt{p[0], parts[0], parts[1], parts[2], p[2]}))
+}

@@ -18,8 +18,8 @@ type Filter uint8
 const (
 	// Area averages over what a pixel covers, without keeping the aspect: exact sums, not rounded to bytes. It is the only step.
 	Area Filter = iota
-	// Bilinear, Bicubic and Lanczos are Pillow's antialiased filters, bit for bit: across and then down, each time by the weights of
-	// NewTaps, rounded to bytes.
+	// Bilinear, Bicubic and Lanczos are Pillow's antialiased filters, bit for bit: across and then down (which Pillow 13 has turned round
+	// for some sizes), each time by the weights of NewTaps, rounded to bytes.
 	Bilinear
 	Bicubic
 	Lanczos
@@ -103,9 +103,9 @@ func (a PatchArgs) Affine(totalX, totalY int) (scale, shift [3]float64) {
 	return scale, shift
 }
 
-// maxSide and maxPixels bound a picture: 255·2²⁶·2²⁶, the largest sum of an average, is below 2⁶⁴, and no step needs more than 400 MB.
+// maxSide and maxPixels bound a picture: weights of a side take 50 MB then, a step 400 MB, and no sum of areas overflows.
 const (
-	maxSide   = 1 << 26
+	maxSide   = 1 << 20
 	maxPixels = 1 << 27
 )
 
@@ -131,6 +131,8 @@ func CheckSteps(w, h int, steps []Step) error {
 			return fmt.Errorf("step %d of %dx%d leads to %dx%d", i, w, h, s.W, s.H)
 		case s.Filter > Place || s.Filter == Area && len(steps) > 1:
 			return fmt.Errorf("step %d of %d is %v", i, len(steps), s.Filter)
+		case max(s.X, -s.X) > maxSide || max(s.Y, -s.Y) > maxSide:
+			return fmt.Errorf("step %d of %dx%d lays it at %d, %d", i, w, h, s.X, s.Y)
 		case s.Filter != Area && s.Filter != Place && s.W*h > maxPixels:
 			return fmt.Errorf("step %d of %dx%d leads by way of %dx%d", i, w, h, s.W, h)
 		}

@@ -10,7 +10,9 @@ import (
 	"io"
 	"math"
 	"math/bits"
+	"runtime"
 	"slices"
+	"sync"
 )
 
 // maxHeader is the limit of the format itself: it keeps a hostile length from asking for memory.
@@ -162,24 +164,40 @@ func (t tensor) drop() {
 
 func (t tensor) usable() bool { return t.dtype == "F32" || t.dtype == "BF16" || t.dtype == "F16" }
 
-// floats writes the elements of a usable tensor to dst, which has exactly as many.
+// floats writes the elements of a usable tensor to dst, which has exactly as many. Large ones are shared out to as many goroutines as there are
+// processors: one would take longer over a model than a GPU does.
 func (t tensor) floats(dst []float32) {
 	if t.random != nil {
 		t.random(dst)
 		return
 	}
-	switch t.dtype {
+	const least = 1 << 20
+	size := int(wordSize[t.dtype])
+	each := max(least, len(dst)/runtime.GOMAXPROCS(0)+1)
+	var others sync.WaitGroup
+	for from := each; from < len(dst); from += each {
+		to := min(from+each, len(dst))
+		others.Go(func() { widen(dst[from:to], t.data[from*size:to*size], t.dtype) })
+	}
+	n := min(each, len(dst))
+	widen(dst[:n], t.data[:n*size], t.dtype)
+	others.Wait()
+}
+
+// widen writes floats of a dtype to dst.
+func widen(dst []float32, data []byte, dtype string) {
+	switch dtype {
 	case "F32":
 		for i := range dst {
-			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(t.data[4*i:]))
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i : 4*i+4]))
 		}
 	case "BF16":
 		for i := range dst {
-			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(t.data[2*i:])) << 16)
+			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(data[2*i:2*i+2])) << 16)
 		}
 	case "F16":
 		for i := range dst {
-			dst[i] = float16(binary.LittleEndian.Uint16(t.data[2*i:]))
+			dst[i] = float16(binary.LittleEndian.Uint16(data[2*i : 2*i+2]))
 		}
 	}
 }

@@ -80,6 +80,41 @@ func TestDTypes(t *testing.T) {
 	assert.True(t, math.IsNaN(float64(nan)))
 }
 
+// TestLargeTensor: one that several goroutines read.
+func TestLargeTensor(t *testing.T) {
+	const n = 5<<20 + 7
+	var data []byte
+	for i := range n {
+		data = binary.LittleEndian.AppendUint16(data, uint16(0x3f80+i%101))
+	}
+	c, err := Open(single(file(`{"a":`+entry("BF16", 0, 2*n, n)+`}`, data...)))
+	require.NoError(t, err)
+	a, err := c.Floats("a", n)
+	require.NoError(t, err)
+	for i, v := range a {
+		if want := math.Float32frombits(uint32(0x3f80+i%101) << 16); v != want {
+			require.Equal(t, want, v, "element %d", i)
+		}
+	}
+	assert.ErrorContains(t, c.Read(make([]float32, n-1), "a", n), "in room for")
+}
+
+func BenchmarkFloats(b *testing.B) {
+	const n = 1 << 22
+	for _, dtype := range []string{"F32", "BF16", "F16"} {
+		b.Run(dtype, func(b *testing.B) {
+			size := int(wordSize[dtype]) * n
+			c, err := Open(single(file(`{"a":`+entry(dtype, 0, size, n)+`}`, make([]byte, size)...)))
+			require.NoError(b, err)
+			dst := make([]float32, n)
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				require.NoError(b, c.Read(dst, "a", n))
+			}
+		})
+	}
+}
+
 // hostile are files that must be refused, and why.
 var hostile = []struct {
 	name string

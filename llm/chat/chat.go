@@ -72,7 +72,8 @@ func (t *Template) Prompt(turns []Turn, answer string) llm.Prompt {
 
 // Open begins a prompt about a memory: the system's words ("" for the family's own) and the beginning of the user's turn. The parts
 // of the memory follow, pictures as Visual returns them, and then Close. So long as a special token or a picture stands at both
-// seams, appending the three gives the tokens that Prompt would; two texts that meet at a seam are tokenised apart.
+// seams, appending the three gives the tokens that Prompt would; two texts that meet at a seam are tokenised apart. In SmolVLM's
+// layout, a memory whose first part is text begins with a space.
 func (t *Template) Open(system string) llm.Prompt {
 	w := t.start()
 	if system == "" {
@@ -100,7 +101,8 @@ func (t *Template) Close(question string) llm.Prompt {
 	return w.p
 }
 
-// Visual returns a picture's rows with the tokens that the family puts around them.
+// Visual returns a picture's rows with the tokens that the family puts around them. Where a picture ends its line (LLaVA, InternVL2),
+// the line's end is not among them: text between two pictures begins with it, as Close does and as Prompt puts it.
 func (t *Template) Visual(v llm.Part) []llm.Part {
 	w := &writer{}
 	w.control(t.before...)

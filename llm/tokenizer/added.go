@@ -1,7 +1,6 @@
 package tokenizer
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"unicode"
@@ -21,15 +20,23 @@ type Added struct {
 
 // addedTokens finds added tokens in text, the longest at the leftmost place first. Special ones are only passed over: they are text,
 // but what begins in their midst is no other added token either.
-type addedTokens struct{ byFirst map[byte][]Added } // each list longest first
+type addedTokens struct {
+	byText  map[string]Added
+	lengths map[byte][]int // by first byte, longest first: some files have thousands of tokens that begin alike
+}
 
 func (a *addedTokens) add(tok Added) {
-	if a.byFirst == nil {
-		a.byFirst = map[byte][]Added{}
+	if a.byText == nil {
+		a.byText, a.lengths = map[string]Added{}, map[byte][]int{}
 	}
-	list := append(a.byFirst[tok.Content[0]], tok)
-	slices.SortStableFunc(list, func(x, y Added) int { return cmp.Compare(len(y.Content), len(x.Content)) })
-	a.byFirst[tok.Content[0]] = list
+	if _, ok := a.byText[tok.Content]; ok {
+		return
+	}
+	a.byText[tok.Content] = tok
+	c, n := tok.Content[0], len(tok.Content)
+	if at, ok := slices.BinarySearchFunc(a.lengths[c], n, func(x, y int) int { return y - x }); !ok {
+		a.lengths[c] = slices.Insert(a.lengths[c], at, n)
+	}
 }
 
 // cut calls token for every added token in text and plain for what lies between, with the place where that begins.
@@ -64,9 +71,11 @@ func (a addedTokens) cut(text string, token func(id int32), plain func(text stri
 }
 
 func (a addedTokens) at(text string) (Added, bool) {
-	for _, t := range a.byFirst[text[0]] {
-		if strings.HasPrefix(text, t.Content) {
-			return t, true
+	for _, n := range a.lengths[text[0]] {
+		if n <= len(text) {
+			if tok, ok := a.byText[text[:n]]; ok {
+				return tok, true
+			}
 		}
 	}
 	return Added{}, false

@@ -49,6 +49,9 @@ func (t *Tokenizer) decoder(raw json.RawMessage, byteLevel bool) (func(name stri
 	if len(list) == 1 && list[0].Type == "ByteLevel" {
 		return sayBytes, nil
 	}
+	if byteLevel {
+		return nil, fmt.Errorf("decoder: type %.40q is not supported together with pre_tokenizer ByteLevel", d.Type)
+	}
 	var from, to []string // what Replace does to a token
 	bytes, fused := false, false
 	for i, step := range list {

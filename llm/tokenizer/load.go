@@ -225,8 +225,8 @@ func (t *Tokenizer) loadTokens(f *file, say func(name string) piece, byteLevel b
 		if err := check(where, a.Content, int64(a.ID)); err != nil {
 			return err
 		}
-		t.addToken(a)
 	}
+	t.addTokens(f.Added)
 	t.pieces = make([]piece, t.vocabSize)
 	for i := range t.pieces {
 		t.pieces[i].byte = -1
@@ -248,20 +248,25 @@ func (t *Tokenizer) loadTokens(f *file, say func(name string) piece, byteLevel b
 	return nil
 }
 
-// addToken makes Special find an added token and cut look for it.
-func (t *Tokenizer) addToken(a Added) {
-	if a.Special {
-		t.special[a.Content] = special{a.ID, a.LStrip, a.RStrip}
+// addTokens makes Special find added tokens and cut look for them. What is special once is special however often it is named.
+func (t *Tokenizer) addTokens(added []Added) {
+	for _, a := range added {
+		if a.Special {
+			t.special[a.Content] = special{a.ID, a.LStrip, a.RStrip}
+		}
 	}
-	if !a.Normalized {
-		t.rawAdded.add(a)
-		return
-	}
-	for _, n := range t.normalizers {
-		a.Content = n(a.Content, edge{first: true}, time.Now().Add(encodeLimit))
-	}
-	if a.Content != "" {
-		t.addedAfter.add(a)
+	for _, a := range added {
+		_, a.Special = t.special[a.Content]
+		if !a.Normalized {
+			t.rawAdded.add(a)
+			continue
+		}
+		for _, n := range t.normalizers {
+			a.Content = n(a.Content, edge{first: true}, time.Now().Add(encodeLimit))
+		}
+		if a.Content != "" {
+			t.addedAfter.add(a)
+		}
 	}
 }
 
@@ -326,8 +331,9 @@ func (t *Tokenizer) fallback(f *modelJSON) (bytes *[256]int32, unk int32, err er
 		bytes = new([256]int32)
 		n := 0
 		for b := range bytes {
-			id, ok := f.vocab[byteName(byte(b))]
-			if ok {
+			name := byteName(byte(b))
+			id, ok := f.vocab[name]
+			if _, special := t.special[name]; ok && !special {
 				bytes[b] = int32(id)
 				n++
 			}

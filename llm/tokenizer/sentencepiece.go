@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -99,12 +100,15 @@ func loadModel(data []byte, added []Added, dummy prepend) (*Tokenizer, error) {
 		return nil, fmt.Errorf("normalizer_spec.precompiled_charsmap: %w", err)
 	}
 	t.model, t.normalizers = b, []normalizer{n.normalize}
+	added = slices.Clone(added)
+	for i := range added {
+		added[i].Normalized = false // these models cut added tokens out of the text as it is
+	}
+	t.addTokens(added)
 	for _, a := range added {
-		if !a.Special {
-			t.pieces[a.ID] = piece{text: a.Content, byte: -1}
+		if _, ok := t.special[a.Content]; !ok {
+			t.pieces[a.ID].text = a.Content
 		}
-		a.Normalized = false // these models cut added tokens out of the text as it is
-		t.addToken(a)
 	}
 	return t, nil
 }
@@ -126,7 +130,7 @@ func (t *Tokenizer) spBPE(m *spModel, taken map[int32]string) (*spBPE, error) {
 	for i := range t.pieces {
 		t.pieces[i].byte = -1
 	}
-	bytes, order := 0, make([]int32, 0, len(m.pieces))
+	spelled, order := 0, make([]int32, 0, len(m.pieces))
 	for i, p := range m.pieces {
 		id := int32(i)
 		order = append(order, id)
@@ -134,7 +138,10 @@ func (t *Tokenizer) spBPE(m *spModel, taken map[int32]string) (*spBPE, error) {
 		if p.name == "" || !utf8.ValidString(p.name) || math.IsNaN(float64(p.score)) {
 			return nil, fmt.Errorf("%s: not a name and a score", where)
 		}
-		_, overridden := taken[id]
+		name, overridden := taken[id]
+		if overridden && name != p.name && (p.kind == kindUnknown || p.kind == kindByte) {
+			return nil, fmt.Errorf("%s: an added token, %.40q, takes its place", where, name)
+		}
 		switch p.kind {
 		case kindUnknown:
 			if b.unk >= 0 {
@@ -143,7 +150,9 @@ func (t *Tokenizer) spBPE(m *spModel, taken map[int32]string) (*spBPE, error) {
 			b.unk = id
 			t.special[p.name] = special{id: id}
 		case kindControl:
-			t.special[p.name] = special{id: id}
+			if !overridden || name == p.name {
+				t.special[p.name] = special{id: id}
+			}
 		case kindByte: // a second one of that name would leave another out, and so be found below
 			at, ok := byteOf(p.name)
 			if !ok || !m.byteFallback {
@@ -153,7 +162,7 @@ func (t *Tokenizer) spBPE(m *spModel, taken map[int32]string) (*spBPE, error) {
 				b.bytes = new([256]int32)
 			}
 			b.bytes[at] = id
-			bytes++
+			spelled++
 			t.pieces[i].byte = int16(at)
 		case kindNormal, kindUser:
 			if overridden {
@@ -175,8 +184,8 @@ func (t *Tokenizer) spBPE(m *spModel, taken map[int32]string) (*spBPE, error) {
 	switch {
 	case b.unk < 0:
 		return nil, errors.New("there is no unknown piece")
-	case m.byteFallback && bytes != 256:
-		return nil, fmt.Errorf("trainer_spec.byte_fallback with %d of the 256 byte pieces", bytes)
+	case m.byteFallback && spelled != 256:
+		return nil, fmt.Errorf("trainer_spec.byte_fallback with %d of the 256 byte pieces", spelled)
 	}
 	slices.SortStableFunc(order, func(x, y int32) int { return cmp.Compare(m.pieces[y].score, m.pieces[x].score) })
 	for i, id := range order {
@@ -279,13 +288,8 @@ func (n *spNormalizer) next(text string) (out string, size int) {
 		return tok.Content, len(tok.Content)
 	}
 	if value, size := longestPrefix(n.trie, text); size > 0 {
-		end := value
-		for end < len(n.blob) && n.blob[end] != 0 {
-			end++
-		}
-		if value <= end {
-			return string(n.blob[value:end]), size
-		}
+		by, _, _ := bytes.Cut(n.blob[min(value, len(n.blob)):], []byte{0})
+		return string(by), size
 	}
 	_, size = utf8.DecodeRuneInString(text)
 	return text[:size], size

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,6 +138,45 @@ func mixed(tok *Tokenizer, parts [][2]string) []int32 {
 	return ids
 }
 
+// TestPublicVocabularies compares on real vocabularies, which are not committed: see testdata/public.py.
+func TestPublicVocabularies(t *testing.T) {
+	root := os.Getenv("AFTERIMAGE_TOKENIZERS")
+	if root == "" {
+		t.Skip("AFTERIMAGE_TOKENIZERS does not name the directory that testdata/public.py made")
+	}
+	dirs, err := os.ReadDir(root)
+	require.NoError(t, err)
+	list := texts(t)
+	for _, d := range dirs {
+		t.Run(d.Name(), func(t *testing.T) {
+			began := time.Now()
+			tok, err := Open(os.DirFS(filepath.Join(root, d.Name())))
+			require.NoError(t, err)
+			loaded := time.Since(began)
+			raw, err := os.ReadFile(filepath.Join(root, d.Name(), "expected.json"))
+			require.NoError(t, err)
+			var want struct {
+				IDs     [][]int32
+				Decoded []string
+			}
+			require.NoError(t, json.Unmarshal(raw, &want))
+			require.Len(t, want.IDs, len(list))
+			ids, decoded := 0, 0
+			for i, text := range list {
+				got := append([]int32{}, tok.Encode(text)...)
+				if !slices.Equal(want.IDs[i], got) {
+					ids++
+					t.Errorf("%q: %v, want %v", text, got, want.IDs[i])
+				} else if back := tok.Decode(got); back != want.Decoded[i] {
+					decoded++
+					t.Errorf("%q: %q, want %q", text, back, want.Decoded[i])
+				}
+			}
+			t.Logf("%d tokens, loaded in %v: of %d texts %d differ in ids, %d more in text", tok.VocabSize(), loaded, len(list), ids, decoded)
+		})
+	}
+}
+
 func TestSplitBehaviours(t *testing.T) {
 	list := texts(t)
 	var cases []struct {
@@ -155,10 +195,12 @@ func TestSplitBehaviours(t *testing.T) {
 }
 
 // patch returns the first golden tokenizer with one value replaced; path is dotted.
-func patch(t testing.TB, path, value string) []byte {
+func patch(t testing.TB, path, value string) []byte { return patched(t, "afterimage", path, value) }
+
+func patched(t testing.TB, name, path, value string) []byte {
 	t.Helper()
 	var root map[string]any
-	readJSON(t, "afterimage.tokenizer.json", &root)
+	readJSON(t, name+".tokenizer.json", &root)
 	at, keys := root, strings.Split(path, ".")
 	for _, k := range keys[:len(keys)-1] {
 		at = at[k].(map[string]any)
@@ -185,10 +227,7 @@ func TestRefusals(t *testing.T) {
 		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{"Regex":"[a&&b]"}}`, `intersection`},
 		{"pre_tokenizer", `{"type":"Split","behavior":"Isolated","pattern":{}}`, `no pattern`},
 		{"pre_tokenizer", `{"type":"Split","behavior":"Sideways","pattern":{"String":"a"}}`, `behavior "Sideways"`},
-		{"decoder", `{"type":"WordPiece"}`, `decoder: type "WordPiece"`},
-		{"decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"}]}`, `decoder.decoders[1]: ByteFallback is supported before Fuse only`},
-		{"decoder", `{"type":"Strip","content":" ","start":1,"stop":0}`, `decoder: Strip is supported after Fuse`},
-		{"decoder", `{"type":"Replace","pattern":{"Regex":"a"},"content":""}`, `decoder: only a String pattern`},
+		{"decoder", `{"type":"Fuse"}`, `decoder: type "Fuse" is not supported together with pre_tokenizer ByteLevel`},
 		{"model.type", `"Unigram"`, `model.type "Unigram" is not supported together with ByteLevel`},
 		{"model.type", `"WordPiece"`, `model.type "WordPiece"`},
 		{"model.byte_fallback", `true`, `byte_fallback`},
@@ -219,6 +258,38 @@ func TestRefusals(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestRefusalsInCharacters(t *testing.T) {
+	for _, c := range []struct{ name, path, value, want string }{
+		{"llama2", "decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"}]}`, `decoder.decoders[1]: ByteFallback is supported before Fuse only`},
+		{"llama2", "decoder", `{"type":"Strip","content":" ","start":1,"stop":0}`, `decoder: Strip is supported after Fuse`},
+		{"llama2", "decoder", `{"type":"Replace","pattern":{"Regex":"a"},"content":""}`, `decoder: only a String pattern`},
+		{"llama2", "decoder", `{"type":"WordPiece"}`, `decoder: type "WordPiece" is not supported`},
+		{"llama2", "decoder", `null`, `decoder: there is none`},
+		{"llama2", "decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Strip","content":" ","start":0,"stop":1}]}`, `decoders[1]: Strip`},
+		{"llama2", "decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Replace","pattern":{"String":"a"},"content":""}]}`, `Replace is supported before`},
+		{"llama2", "decoder", `{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Metaspace","replacement":"_"}]}`, `Metaspace is supported alone`},
+		{"llama2", "decoder", `{"type":"Metaspace"}`, `decoder: no replacement`},
+		{"llama2", "model.byte_fallback", `false`, ``},
+		{"llama2", "model.unk_token", `"<nothing>"`, ``},
+		{"words", "model.unk_token", `"<nothing>"`, `model.unk_token: "<nothing>" is not in model.vocab`},
+		{"words", "model.unk_token", `null`, `neither byte tokens nor an unknown token`},
+		{"unigram", "model.unk_id", `null`, `neither byte tokens nor an unknown token`},
+		{"unigram", "model.unk_id", `-1`, `model.unk_id -1 is out of range`},
+		{"unigram", "model.unk_id", `100000`, `model.unk_id 100000 is out of range`},
+		{"unigram", "model.vocab", `[]`, `model.vocab is empty`},
+		{"unigram", "model.vocab", `[["a",0],["a",0]]`, `model.vocab[1] is not a new piece and its score`},
+		{"unigram", "model.vocab", `[["a"]]`, `model.vocab[0] is not`},
+		{"unigram", "model.vocab", `{"a":0}`, `model.vocab: json`},
+	} {
+		_, err := Load(patched(t, c.name, c.path, c.value))
+		if c.want == "" {
+			require.NoError(t, err, c.path)
+		} else {
+			require.ErrorContains(t, err, c.want)
+		}
+	}
+}
+
 // A byte's token that is special would make some text produce a special token, or not encode at all.
 func TestRefusesSpecialByte(t *testing.T) {
 	var f struct {
@@ -244,6 +315,79 @@ func TestSpecialTokensCannotBeForged(t *testing.T) {
 		}
 		_, ok := tok.Special("a")
 		require.False(t, ok)
+	}
+}
+
+// Of vocabularies over characters too, no text becomes a special token, unless it is the unknown one where there is nothing else.
+func TestSpecialTokensCannotBeForgedInCharacters(t *testing.T) {
+	for _, name := range slices.Concat(runeNames, modelNames) {
+		tok := load1(t, name)
+		var all strings.Builder
+		for s := range tok.special {
+			all.WriteString(s + " x" + s + s)
+		}
+		for _, id := range tok.Encode(all.String() + "<0x3C>") {
+			for s, sp := range tok.special {
+				require.True(t, sp.id != id || s == "<unk>", "%s: %q", name, s)
+			}
+		}
+	}
+	// Neither a merge, nor a character, nor a byte token may lead to one.
+	data := []byte(`{"normalizer":null,"pre_tokenizer":null,"decoder":{"type":"Fuse"},"added_tokens":[
+		{"id":1,"content":"ab","special":true},{"id":1,"content":"ab"},{"id":2,"content":"c","special":true,"normalized":true}],
+		"model":{"type":"BPE","unk_token":"<unk>","ignore_merges":true,"vocab":{"<unk>":0,"ab":1,"c":2,"a":3,"b":4},"merges":["a b"]}}`)
+	tok, err := Load(data)
+	require.NoError(t, err)
+	require.Equal(t, []int32{3, 4, 0, 3, 4}, tok.Encode("abcab"))
+	var f map[string]any
+	readJSON(t, "llama2.tokenizer.json", &f)
+	f["added_tokens"] = []Added{{ID: 13, Content: "<0x0A>", Special: true}}
+	data, err = json.Marshal(f)
+	require.NoError(t, err)
+	_, err = Load(data)
+	require.ErrorContains(t, err, "model.vocab: 255 of the 256 byte tokens")
+}
+
+// A prompt's text that goes on where another stopped has no space before it.
+func TestEncodeInside(t *testing.T) {
+	for _, name := range []string{"llama2", "llama2first", "phi3", "spllama", "gpt2"} {
+		tok := load1(t, name)
+		require.Equal(t, "two words", strings.TrimPrefix(tok.Decode(append(tok.Encode("two "), tok.EncodeAt("words", Place{Inside: true})...)), " "), name)
+		require.NotEqual(t, tok.Encode("words"), tok.EncodeAt("words", Place{Inside: true}), name)
+		require.Empty(t, tok.EncodeAt("", Place{Inside: true}))
+	}
+}
+
+func TestStreamByteFallback(t *testing.T) {
+	bike := []byte("🚲")
+	for name, want := range map[string][2]string{
+		"llama2":  {"", "🚲"}, // Hugging Face takes byte tokens in a row together
+		"spllama": {"🚲", ""}, // SentencePiece character by character
+	} {
+		tok := load1(t, name)
+		var bytes *[256]int32
+		switch m := tok.model.(type) {
+		case *runeBPE:
+			bytes = m.bytes
+		case *spBPE:
+			bytes = m.bytes
+		}
+		space, x := tok.Encode("a")[0], tok.EncodeAt("a", Place{Inside: true})[0]
+		s := tok.NewStream()
+		require.Equal(t, strings.TrimPrefix(tok.pieces[space].text, " "), s.Push(space), "the space before the first word goes")
+		for _, b := range bike[:3] {
+			require.Empty(t, s.Push(bytes[b]))
+		}
+		require.Equal(t, want[0], s.Push(bytes[bike[3]]))
+		eos, ok := tok.Special("</s>")
+		require.True(t, ok)
+		require.Empty(t, s.Push(eos))
+		require.Equal(t, want[1]+"a", s.Push(x))
+		require.Empty(t, s.Push(bytes[0xF0]))
+		require.Equal(t, "\uFFFDa", s.Push(x), "a character that never became whole")
+		require.Empty(t, s.Push(bytes[0xF0]))
+		require.Empty(t, s.Push(bytes[0x9F]))
+		require.Equal(t, "\uFFFD\uFFFD", s.Flush())
 	}
 }
 
@@ -324,13 +468,69 @@ func FuzzRoundTrip(f *testing.F) {
 	})
 }
 
+// FuzzStream pushes any tokens at all: what comes out is whole characters, and no special token's name.
+func FuzzStream(f *testing.F) {
+	var toks []*Tokenizer
+	for _, n := range slices.Concat(byteNames, runeNames, modelNames) {
+		toks = append(toks, load1(f, n))
+	}
+	f.Add([]byte("\x01\x00\xF0\x00\x9F\x00\x05\x01"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, tok := range toks {
+			s := tok.NewStream()
+			for ; len(data) > 1; data = data[2:] {
+				require.True(t, utf8.ValidString(s.Push(int32(data[0])|int32(data[1])<<8)))
+			}
+			require.True(t, utf8.ValidString(s.Flush()))
+			require.Empty(t, s.Flush())
+		}
+	})
+}
+
+// FuzzRoundTripCharacters is FuzzRoundTrip for vocabularies over characters, for which ▁ is a space.
+func FuzzRoundTripCharacters(f *testing.F) {
+	for _, s := range texts(f)[:60] {
+		f.Add(s)
+	}
+	f.Add("\xff\xed\xa0\x80 ▁▁")
+	toks := map[string]*Tokenizer{}
+	for _, n := range []string{"llama2", "llama2first", "phi3", "gemma", "spllama", "spuser"} {
+		toks[n] = load1(f, n)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		all := strings.ReplaceAll(string([]rune(s)), "▁", " ")
+		for name, tok := range toks {
+			want := all
+			if name == "llama2first" { // which puts no space before a text that begins with one, but takes one off
+				want = strings.TrimPrefix(all, " ")
+			}
+			ids := tok.Encode(s)
+			require.Equal(t, want, tok.Decode(ids), name)
+			var b strings.Builder
+			st := tok.NewStream()
+			for _, id := range ids {
+				require.Greater(t, id, int32(2), "no special token")
+				p := st.Push(id)
+				require.True(t, utf8.ValidString(p))
+				b.WriteString(p)
+			}
+			require.Equal(t, want, b.String()+st.Flush())
+		}
+	})
+}
+
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}`), "a")
 	f.Add([]byte(`{"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"(?i:a)"},"behavior":"Removed"},{"type":"ByteLevel"}]}}`), "b c")
 	f.Add([]byte(`{"added_tokens":[{"id":3,"content":"a","special":true}],"decoder":{"type":"ByteLevel"}}`), "é")
 	f.Add([]byte(`{"model":{"merges":["a b",["a","b"]]},"normalizer":{"type":"NFC"}}`), "")
-	base := map[string]json.RawMessage{}
-	readJSON(f, "afterimage.tokenizer.json", &base)
+	f.Add([]byte(`{"normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"x"},{"type":"Replace","pattern":{"Regex":" +"},"content":""}]}}`), "a  b")
+	f.Add([]byte(`{"pre_tokenizer":{"type":"Metaspace","replacement":"a","prepend_scheme":"first"},"decoder":{"type":"Metaspace","replacement":"a"}}`), "ba a")
+	f.Add([]byte(`{"added_tokens":[{"id":3,"content":" x","lstrip":true,"rstrip":true,"single_word":true,"normalized":true}]}`), " x  x x")
+	bases := []map[string]json.RawMessage{{}, {}, {}}
+	for i, name := range []string{"afterimage", "llama2", "unigram"} {
+		readJSON(f, name+".tokenizer.json", &bases[i])
+	}
 	f.Fuzz(func(t *testing.T, data []byte, text string) {
 		_, _ = Load(data) // must not panic, whatever it is
 		// And the same pieces laid over a good file, so that hostile settings meet a whole vocabulary.
@@ -338,44 +538,61 @@ func FuzzLoad(f *testing.F) {
 		if json.Unmarshal(data, &over) != nil || len(text) > 1000 {
 			return
 		}
-		merged := map[string]json.RawMessage{}
-		for k, v := range base {
-			merged[k] = v
-		}
-		for k, v := range over {
-			if k != "model" {
-				merged[k] = v
+		for _, base := range bases {
+			merged := maps.Clone(base)
+			for k, v := range over {
+				if k != "model" {
+					merged[k] = v
+				}
 			}
-		}
-		b, err := json.Marshal(merged)
-		require.NoError(t, err)
-		tok, err := Load(b)
-		if err != nil {
-			return
-		}
-		ids := tok.Encode(text)
-		for _, id := range ids {
-			require.Less(t, int(id), tok.VocabSize())
-			for name, s := range tok.special {
-				require.NotEqual(t, s.id, id, name)
+			b, err := json.Marshal(merged)
+			require.NoError(t, err)
+			tok, err := Load(b)
+			if err != nil {
+				continue
 			}
+			unk := int32(-1)
+			switch m := tok.model.(type) {
+			case *runeBPE:
+				unk = m.unk
+			case *unigram:
+				unk = m.unk
+			}
+			ids := tok.Encode(text)
+			for _, id := range ids {
+				require.Less(t, int(id), tok.VocabSize())
+				for name, s := range tok.special {
+					require.True(t, s.id != id || id == unk, name)
+				}
+			}
+			require.True(t, utf8.ValidString(tok.Decode(ids)))
 		}
-		require.True(t, utf8.ValidString(tok.Decode(ids)))
 	})
+}
+
+// BenchmarkEncodeText encodes 200 KB of text, as it is and as a single word.
+func BenchmarkEncodeText(b *testing.B) {
+	text := strings.Join(texts(b), " ")
+	for len(text) < 200<<10 {
+		text += text
+	}
+	text = strings.ToValidUTF8(text[:200<<10], "")
+	for _, name := range []string{"qwen2", "llama3", "smollm", "llama2", "gemma", "unigram", "spllama", "spnmt"} {
+		tok := load1(b, name)
+		for kind, s := range map[string]string{"text": text, "word": strings.Repeat("parcels門", 20<<10)} {
+			b.Run(name+"/"+kind, func(b *testing.B) {
+				b.SetBytes(int64(len(s)))
+				for b.Loop() {
+					tok.Encode(s)
+				}
+			})
+		}
+	}
 }
 
 func BenchmarkEncodeQuestion(b *testing.B) {
 	tok := load1(b, "afterimage")
 	const text = "Did the woman in the red coat leave before the van arrived at 14:03:10?"
-	b.SetBytes(int64(len(text)))
-	for b.Loop() {
-		tok.Encode(text)
-	}
-}
-
-func BenchmarkEncodeLongWord(b *testing.B) {
-	tok := load1(b, "afterimage")
-	text := strings.Repeat("parcel", 20000)
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		tok.Encode(text)

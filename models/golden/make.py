@@ -30,7 +30,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import CLIPVisionConfig, CLIPVisionModel, InternVLModel, InternVLVisionConfig, InternVLVisionModel
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers import Phi3Config, Phi3ForCausalLM, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
-from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration, SmolVLMForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
+from transformers import SmolVLMForConditionalGeneration, SmolVLMVideoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -380,8 +381,8 @@ def smolvlm(seed):
     write(d / "processor_config.json", {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"})
     model = reload(d, SmolVLMForConditionalGeneration, names(), tok, seed)
 
-    proc = SmolVLMImageProcessorPil(do_image_splitting=False, size={"longest_edge": side}, max_image_size={"longest_edge": side},
-                                    resample=1, **HALF)
+    proc = SmolVLMImageProcessorPil(do_image_splitting=False, **{k: pre[k] for k in ("size", "max_image_size", "resample")}, **HALF)
+    assert SmolVLMVideoProcessor.from_pretrained(d).size["longest_edge"] == 4 * side  # `size` goes before video_sampling's
     x = torch.stack([proc(f, return_tensors="pt")["pixel_values"][0, 0].float() for f in frames()])
     both = model.model.connector(model.model.vision_model(pixel_values=x).last_hidden_state)
     golden = {"pixels": x[0], "video.pixels": x, "features": both[0], "embeds": both[0], "video.embeds": both.flatten(0, 1)}

@@ -11,7 +11,8 @@ type turns struct {
 	c       *compute.DecoderConfig
 	table   devptr // f32 [Context + len(own)/headDim][headDim]
 	headDim int
-	own     []float32 // of the pass being made; empty where positions have one axis
+	all     []float32 // the context's rows; kept where positions have three axes
+	own     []float32 // rows of the pass being made; empty where positions have one axis
 	used    int       // rows of own
 }
 
@@ -30,6 +31,9 @@ func (m *decoder) newTurns(s *stream, rows int) (err error) {
 	if t.table, err = m.alloc(int64(len(all)+len(t.own)) * 4); err == nil {
 		s.upload(t.table, bytesOf(all))
 	}
+	if m.c.Axes() == 3 {
+		t.all = all
+	}
 	return err
 }
 
@@ -41,9 +45,30 @@ func (t *turns) row(at [3]int32) int32 {
 	if at[0] == at[1] && at[1] == at[2] && int(at[0]) < t.c.Context {
 		return at[0]
 	}
-	t.c.Turns(t.own[t.used*t.headDim:(t.used+1)*t.headDim], at)
+	row := t.own[t.used*t.headDim : (t.used+1)*t.headDim]
+	if int(max(at[0], at[1], at[2])) < t.c.Context {
+		t.join(row, at)
+	} else {
+		t.c.Turns(row, at)
+	}
 	t.used++
 	return int32(t.c.Context + t.used - 1)
+}
+
+// join is Turns, put together from the context's rows: an image's rows are many, and sines are slow.
+func (t *turns) join(row []float32, at [3]int32) {
+	half := t.headDim / 2
+	from := 0
+	for axis, n := range t.c.Sections {
+		to := from + n
+		if axis == 2 {
+			to = half // what is wider than a head is the same in every row
+		}
+		of := t.all[int(at[axis])*t.headDim : (int(at[axis])+1)*t.headDim]
+		copy(row[from:to], of[from:to])
+		copy(row[half+from:half+to], of[half+from:half+to])
+		from = to
+	}
 }
 
 // send brings the rows that begin and row have made to the table, ahead of what is launched next and behind what was launched before.
