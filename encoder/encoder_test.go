@@ -25,7 +25,21 @@ import (
 // devices are what goldens are compared on; other files of this test add those that need a C compiler.
 var devices = map[string]func() (compute.Device, error){
 	"reference": func() (compute.Device, error) { return computetest.Open(), nil },
+	"narrow":    func() (compute.Device, error) { return narrow{computetest.Open()}, nil },
 }
+
+// narrow keeps rows in bfloat16 between products where weights are less than float32, as a GPU does.
+type narrow struct{ compute.Device }
+
+func (narrow) Activations(w compute.DType) compute.DType {
+	if w == compute.F32 {
+		return compute.F32
+	}
+	return compute.BF16
+}
+
+// NewArena has room for float32, as which the reference holds bfloat16 too.
+func (n narrow) NewArena(bytes int64) (compute.Arena, error) { return n.Device.NewArena(2 * bytes) }
 
 const goldenH, goldenW = 23, 37
 

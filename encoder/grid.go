@@ -170,7 +170,7 @@ func halving(g Size, d, heads int) (q, k compute.Matrix) {
 	return q, k
 }
 
-// head is the smallest size of heads that width divides into and that holds n, 0 where there is none that devices have.
+// headFor is the smallest size of heads that width divides into and that holds n, 0 where there is none that devices have.
 func headFor(width, n int) int {
 	for d := n; d <= 256; d++ {
 		if width%d == 0 {

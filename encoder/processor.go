@@ -14,7 +14,7 @@ import (
 
 // processor says how a picture becomes what a model's vision tower sees: to the bit what the model's own image processor of transformers
 // makes of it with Pillow as it was to version 12. (Those that resize with torchvision instead differ from that by 1/255 in a value or two of
-// a hundred, by 2/255 or 3/255 in less than one of ten thousand. Pillow 13 resizes down before across where the height shrinks more: see testdata/make_pixels.py.)
+// a hundred, by more in a few of a million. Pillow 13 resizes down before across where the height shrinks more: see testdata/make_pixels.py.)
 // Frames are pictures like others: where a model has a processor for videos, that is the one that is followed. No tower's picture is padded,
 // so all that it sees is valid.
 type processor struct {
@@ -83,29 +83,26 @@ var processorFiles = []struct{ name, field string }{
 }
 
 type rawProcessor struct {
-	ImageType string          `json:"image_processor_type"`
-	VideoType string          `json:"video_processor_type"`
-	Extractor string          `json:"feature_extractor_type"`
-	Size      json.RawMessage `json:"size"`
-	Crop      json.RawMessage `json:"crop_size"`
-	MaxImage  json.RawMessage `json:"max_image_size"`
-	Sampling  struct {
-		Size json.RawMessage `json:"video_size"`
-	} `json:"video_sampling"` // SmolVLM's, of a video's frames
-	Resample   *int      `json:"resample"`
-	Mean       []float64 `json:"image_mean"`
-	Std        []float64 `json:"image_std"`
-	Factor     *float64  `json:"rescale_factor"`
-	Resize     *bool     `json:"do_resize"`
-	CenterCrop *bool     `json:"do_center_crop"`
-	Rescale    *bool     `json:"do_rescale"`
-	Normalize  *bool     `json:"do_normalize"`
-	Pad        *bool     `json:"do_pad"`
-	MinPixels  *int      `json:"min_pixels"`
-	MaxPixels  *int      `json:"max_pixels"`
-	Patch      *int      `json:"patch_size"`
-	Merge      *int      `json:"merge_size"`
-	Temporal   *int      `json:"temporal_patch_size"`
+	ImageType  string          `json:"image_processor_type"`
+	VideoType  string          `json:"video_processor_type"`
+	Extractor  string          `json:"feature_extractor_type"`
+	Size       json.RawMessage `json:"size"`
+	Crop       json.RawMessage `json:"crop_size"`
+	MaxImage   json.RawMessage `json:"max_image_size"`
+	Resample   *int            `json:"resample"`
+	Mean       []float64       `json:"image_mean"`
+	Std        []float64       `json:"image_std"`
+	Factor     *float64        `json:"rescale_factor"`
+	Resize     *bool           `json:"do_resize"`
+	CenterCrop *bool           `json:"do_center_crop"`
+	Rescale    *bool           `json:"do_rescale"`
+	Normalize  *bool           `json:"do_normalize"`
+	Pad        *bool           `json:"do_pad"`
+	MinPixels  *int            `json:"min_pixels"`
+	MaxPixels  *int            `json:"max_pixels"`
+	Patch      *int            `json:"patch_size"`
+	Merge      *int            `json:"merge_size"`
+	Temporal   *int            `json:"temporal_patch_size"`
 }
 
 // readProcessor reads what describes the processor in a model directory. Models of our own, and towers alone, average.
@@ -290,11 +287,6 @@ func (p *processor) shortest(raw *rawProcessor) error {
 
 func (p *processor) longest(raw *rawProcessor) error {
 	p.edge = 4 * max(p.size.H, p.size.W)
-	// What SmolVLM2 was trained and published with for frames of a video. Transformers 5 takes size for them where a file has both: other
-	// pixels, at several times the work.
-	if raw.Sampling.Size != nil {
-		raw.Size = raw.Sampling.Size
-	}
 	if raw.Size != nil {
 		s, err := readSize("size", raw.Size)
 		if err != nil {
@@ -454,8 +446,7 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 		if p.of.Pixels > 0 {
 			most = p.of.Pixels
 		}
-		most = min(p.max, most)
-		step(smartResize(w, h, square, min(p.min, most), most))
+		step(smartResize(w, h, square, p.min, min(p.max, most)))
 	case twice:
 		most := 256 * square * square
 		if p.of.Pixels > 0 {
@@ -463,7 +454,7 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 		}
 		s := smartResize(w, h, square, min(128*square*square, most), most)
 		step(s)
-		step(smartResize(s.W, s.H, 2*square, min(p.min, most), p.max))
+		step(smartResize(s.W, s.H, 2*square, p.min, p.max))
 	}
 	if (p.rule == smart || p.rule == twice) && max(w, h) > 200*min(w, h) {
 		return a, fmt.Errorf("picture of %dx%d is too narrow: no side may be 200 times the other", w, h)

@@ -124,7 +124,7 @@ func resized(t *testing.T, dev compute.Device, p *processor, frames []ingest.Fra
 }
 
 // What each published processor makes of a picture, by Pillow to the bit; by torchvision within 1/255, but for the few values in a
-// million at which more than one pass rounds the other way.
+// million at which both of its passes round the other way.
 func TestPixels(t *testing.T) {
 	var families []pixelFamily
 	require.NoError(t, json.Unmarshal(pixelsJSON, &families))
@@ -164,9 +164,9 @@ func TestPixels(t *testing.T) {
 				for i, want := range c.Fast {
 					sampled++
 					switch d := max(want, pix[i*step]) - min(want, pix[i*step]); {
-					case d > 3:
+					case d > 2:
 						t.Fatalf("%s: byte %d is %d, by torchvision %d", name, i*step, pix[i*step], want)
-					case d > 1:
+					case d == 2:
 						far++
 						fallthrough
 					case d == 1:
@@ -174,20 +174,11 @@ func TestPixels(t *testing.T) {
 					}
 				}
 			}
-			t.Logf("%d of %d sampled bytes differ from torchvision's, %d by more than 1", differ, sampled, far)
+			t.Logf("%d of %d sampled bytes differ from torchvision's, %d by 2", differ, sampled, far)
 			assert.LessOrEqual(t, far, sampled/1000)
 			assert.LessOrEqual(t, differ, sampled/20)
 		})
 	}
-}
-
-// Where patches do not divide a side, as those of so400m's 384, what is over at the right and bottom is not looked at.
-func TestProcessorOver(t *testing.T) {
-	p, err := readProcessor(fstest.MapFS{}, target{Model: "llava_onevision", Image: Size{384, 384}, Patch: 14, Mean: half, Std: half})
-	require.NoError(t, err)
-	a, err := p.args(640, 361)
-	require.NoError(t, err)
-	assert.Equal(t, []compute.Step{{Filter: compute.Bicubic, W: 384, H: 384}, {Filter: compute.Place, W: 378, H: 378}}, a.Steps)
 }
 
 // A model of our own averages, whatever lies beside it, and a tower alone too.

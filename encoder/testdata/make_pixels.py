@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import pathlib
+import tempfile
 
 import numpy as np
 import PIL
@@ -98,11 +99,11 @@ def family(name, model, files, target, norm, slow, fast, frames=1, sizes=SIZES):
 
 
 def main():
-    # SmolVLM2-256M and -500M as published, but for the fields that say nothing about pixels. With video_sampling a model takes frames, by that size;
-    # stills are what is left without.
+    # SmolVLM2-256M and -500M as published, but for the fields that say nothing about pixels. From such a file transformers takes size for a video's
+    # frames too, and not video_sampling's: so it is done here.
     smol = dict(do_image_splitting=True, do_pad=True, do_resize=True, do_rescale=True, do_normalize=True, resample=1, rescale_factor=1 / 255,
-                size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}, image_processor_type="SmolVLMImageProcessor", **HALF)
-    sampling = {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 512}}
+                size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}, video_sampling={"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 512}},
+                image_processor_type="SmolVLMImageProcessor", **HALF)
     small = dict(smol, size={"longest_edge": 101}, max_image_size={"longest_edge": 28}, image_processor_type="Idefics3ImageProcessorFast")
 
     def args(d, *less):
@@ -121,15 +122,14 @@ def main():
         family(name, model, {"preprocessor_config.json": c}, dict(image=[image, image], patch=patch), HALF,
                first(Idefics3ImageProcessorPil(**args(c, "do_image_splitting")), do_image_splitting=False),
                first(SmolVLMImageProcessor(**args(c)), do_image_splitting=False))
-    # transformers 4.50 to 4.51, with which SmolVLM2 came out, gave its image processor video_size for frames; SmolVLMVideoProcessor does the same
-    # unless it is given a size too. Version 5 gives it the file's, which is meant for stills.
-    c = {k: v for k, v in smol.items() if k not in ("do_image_splitting", "image_processor_type", "size")} | {"video_sampling": sampling}
-    slow = first(Idefics3ImageProcessorPil(**args(smol | {"size": sampling["video_size"]}, "do_image_splitting")), do_image_splitting=False)
-    fast = video(SmolVLMVideoProcessor(**json.loads(json.dumps(c))), "pixel_values")
-    t = dict(image=[512, 512], patch=16)
-    family("smolvlm video", "smolvlm", {"preprocessor_config.json": smol | {"video_sampling": sampling}}, t, HALF, slow, fast, frames=2)
-    files = {"video_preprocessor_config.json": c | {"video_processor_type": "SmolVLMVideoProcessor"}, "preprocessor_config.json": {"resample": 0}}
-    family("smolvlm video file", "smolvlm", files, t, HALF, slow, fast, sizes=SIZES[:4])
+    slow = first(Idefics3ImageProcessorPil(**args(smol, "do_image_splitting")), do_image_splitting=False)
+    with tempfile.TemporaryDirectory() as d:
+        (pathlib.Path(d) / "preprocessor_config.json").write_text(json.dumps(smol))
+        fast = video(SmolVLMVideoProcessor.from_pretrained(d), "pixel_values")
+    family("smolvlm video", "smolvlm", {"preprocessor_config.json": smol}, dict(image=[512, 512], patch=16), HALF, slow, fast, frames=2)
+    c = {k: v for k, v in smol.items() if k not in ("do_image_splitting", "image_processor_type")} | {"video_processor_type": "SmolVLMVideoProcessor"}
+    family("smolvlm video file", "smolvlm", {"video_preprocessor_config.json": c, "preprocessor_config.json": {"resample": 0}}, dict(image=[512, 512], patch=16),
+           HALF, slow, fast, sizes=SIZES[:4])
 
     # Qwen2-VL as published, and with bounds that the sizes here meet.
     def still(proc):
