@@ -20,6 +20,7 @@ import random
 import unicodedata
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 SPECIAL = ["<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|segment|>", "<|detail|>", "<|newest|>"]
@@ -214,6 +215,14 @@ def piece_model(**how):
     return out.getvalue()
 
 
+def with_unused(model):
+    """Every ninth learned piece is not to be used."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    for p in [p for p in proto.pieces if p.type == p.NORMAL][::9]:
+        p.type = p.UNUSED
+    return proto.SerializeToString()
+
+
 MODELS = {
     # Llama 2 and InternLM2.
     "spllama": piece_model(
@@ -222,6 +231,7 @@ MODELS = {
     "spuser": piece_model(
         byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
         user_defined_symbols=["<a>", "<a><", "the red", "  ", "\n"], control_symbols=["<b>"]),
+    "spunused": with_unused(piece_model(normalization_rule_name="identity", split_by_whitespace=False, max_sentencepiece_length=24)),
     "spnmt": piece_model(normalization_rule_name="nmt_nfkc_cf", user_defined_symbols=["<a>"]),
 }
 
