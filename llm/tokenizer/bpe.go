@@ -9,7 +9,7 @@ type mergedPair struct{ rank, id int32 }
 
 // byteBPE is BPE over bytes: every text is spelled in tokens of single bytes, which are then merged.
 type byteBPE struct {
-	bytes  [256]int32          // the token of each byte; -1 for a byte that no UTF-8 text contains
+	bytes  [256]int32          // the token of each byte; -1 for one that the vocabulary lacks, which is left out
 	words  map[string]int32    // tokens that are taken whole, by raw bytes: of files that say ignore_merges
 	merges map[pair]mergedPair // by the two halves' IDs
 }
@@ -19,13 +19,11 @@ func (m *byteBPE) encode(e *encoding, word string) {
 		e.add(id)
 		return
 	}
-	if len(word) == 1 {
-		e.add(m.bytes[word[0]])
-		return
-	}
 	e.merger.reset()
 	for i := range len(word) {
-		e.merger.push(m.bytes[word[i]], i, i+1, false)
+		if id := m.bytes[word[i]]; id >= 0 {
+			e.merger.push(id, i, i+1, false)
+		}
 	}
 	e.ids = e.merger.merge(e.ids, m.merges)
 }

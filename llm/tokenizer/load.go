@@ -285,7 +285,7 @@ func (t *Tokenizer) byteBPE(f *modelJSON) (*byteBPE, error) {
 	for b := range 256 {
 		id, ok := words[string([]byte{byte(b)})]
 		if !ok {
-			if b != 0xC0 && b != 0xC1 && b < 0xF5 { // those never occur in UTF-8
+			if !mayLack(byte(b)) {
 				return nil, fmt.Errorf("model.vocab: no token for byte 0x%02X, so not every text could be encoded", b)
 			}
 			id = -1
@@ -298,6 +298,12 @@ func (t *Tokenizer) byteBPE(f *modelJSON) (*byteBPE, error) {
 	var err error
 	m.merges, err = t.loadMerges(f)
 	return m, err
+}
+
+// mayLack reports whether a byte does not occur in ordinary text, so that published vocabularies do without it: control characters,
+// the planes that hold no characters yet, and what is never in UTF-8.
+func mayLack(b byte) bool {
+	return b < ' ' && b != '\t' && b != '\n' && b != '\r' || b == 0x7F || b == 0xC0 || b == 0xC1 || b > 0xF0
 }
 
 // runeBPE reads a BPE model whose names are text.

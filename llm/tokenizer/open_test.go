@@ -166,7 +166,7 @@ func TestLoadModelRefusals(t *testing.T) {
 		`pieces[2] "a": there are two`:             message(1, unk, 1, a, 1, a, 2, bpe),
 		`pieces[1] "": not a name`:                 message(1, unk, 1, message(2, float32(1)), 2, bpe),
 		`pieces[1] "b": not a name and a score`:    message(1, unk, 1, message(1, "b", 2, float32(math.NaN())), 2, bpe),
-		`pieces[1] "b": type 5 is not supported`:   message(1, unk, 1, message(1, "b", 3, kindUnused), 2, bpe),
+		`pieces[1] "b": type 7 is not supported`:   message(1, unk, 1, message(1, "b", 3, 7), 2, bpe),
 		`pieces[1] "<0x0A>": not a byte piece`:     message(1, unk, 1, message(1, "<0x0A>", 3, kindByte), 2, bpe),
 		`pieces[1] "<x>": not a byte piece`:        message(1, unk, 1, message(1, "<x>", 3, kindByte), 2, message(3, 2, 35, 1)),
 		"byte_fallback with 0 of the 256":          message(1, unk, 2, message(3, 2, 35, 1)),

@@ -118,14 +118,15 @@ type spBPE struct {
 	pieces  map[string]int32
 	rank    []int32 // by ID: 0 for the best score
 	longest int
-	user    addedTokens // pieces that are cut out whole
+	user    addedTokens    // pieces that are cut out whole
+	unused  map[int32]bool // pieces that are merged but taken apart again in the end
 	bytes   *[256]int32
 	unk     int32
 }
 
 // spBPE fills in the tokenizer's pieces and returns its model. IDs that are taken belong to added tokens.
 func (t *Tokenizer) spBPE(m *spModel, taken map[int32]string) (*spBPE, error) {
-	b := &spBPE{pieces: make(map[string]int32, len(m.pieces)), rank: make([]int32, len(m.pieces)), unk: -1}
+	b := &spBPE{pieces: make(map[string]int32, len(m.pieces)), rank: make([]int32, len(m.pieces)), unk: -1, unused: map[int32]bool{}}
 	t.pieces = make([]piece, t.vocabSize)
 	for i := range t.pieces {
 		t.pieces[i].byte = -1
@@ -164,7 +165,7 @@ func (t *Tokenizer) spBPE(m *spModel, taken map[int32]string) (*spBPE, error) {
 			b.bytes[at] = id
 			spelled++
 			t.pieces[i].byte = int16(at)
-		case kindNormal, kindUser:
+		case kindNormal, kindUser, kindUnused:
 			if overridden {
 				continue
 			}
@@ -173,8 +174,11 @@ func (t *Tokenizer) spBPE(m *spModel, taken map[int32]string) (*spBPE, error) {
 			}
 			b.pieces[p.name] = id
 			b.longest = max(b.longest, len(p.name))
-			if p.kind == kindUser {
+			switch p.kind {
+			case kindUser:
 				b.user.add(Added{ID: id, Content: p.name})
+			case kindUnused:
+				b.unused[id] = true
 			}
 			t.pieces[i].text = strings.ReplaceAll(p.name, spaceMark, " ")
 		default:
@@ -214,6 +218,7 @@ func (m *spBPE) encode(e *encoding, word string) {
 		e.merger.push(id, at, at+n, false)
 		at += n
 	}
+	var halves map[string]int // of unused pieces: the length of the first
 	e.merger.run(func(left, right *node) (mergedPair, bool) {
 		if left.whole || right.whole || int(right.to-left.from) > m.longest {
 			return mergedPair{}, false
@@ -222,20 +227,42 @@ func (m *spBPE) encode(e *encoding, word string) {
 		if !ok {
 			return mergedPair{}, false
 		}
+		if m.unused[id] {
+			if halves == nil {
+				halves = map[string]int{}
+			}
+			halves[word[left.from:right.to]] = int(left.to - left.from)
+		}
 		return mergedPair{rank: m.rank[id], id: id}, true
 	})
 	unknown := false
-	e.merger.each(func(n *node) {
+	var say func(text string, id int32)
+	say = func(text string, id int32) {
+		half := halves[text]
 		switch {
-		case n.id == m.unk && m.bytes != nil:
-			for _, b := range []byte(word[n.from:n.to]) {
+		case m.unused[id] && half > 0:
+			for _, part := range []string{text[:half], text[half:]} {
+				id, ok := m.pieces[part]
+				if !ok {
+					id = m.unk
+				}
+				say(part, id)
+			}
+			return
+		case m.unused[id]: // which is of one character, and so unknown
+			id = m.unk
+		}
+		switch {
+		case id == m.unk && m.bytes != nil:
+			for _, b := range []byte(text) {
 				e.add(m.bytes[b])
 			}
-		case n.id != m.unk || !unknown: // unknown pieces in a row are one
-			e.add(n.id)
+		case id != m.unk || !unknown: // unknown pieces in a row are one
+			e.add(id)
 		}
-		unknown = n.id == m.unk
-	})
+		unknown = id == m.unk
+	}
+	e.merger.each(func(n *node) { say(word[n.from:n.to], n.id) })
 }
 
 // spNormalizer does what SentencePiece does to a text before it is cut.

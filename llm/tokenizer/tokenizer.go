@@ -54,9 +54,9 @@ type Place struct {
 // Encode turns text into token IDs. It never produces a special token, whatever the text says, so a question cannot forge the
 // turns of a prompt; use Special for those. (Only a file that can neither spell every text in bytes nor do without writes its
 // unknown token where a character is unknown.) Bytes that are not valid UTF-8 become U+FFFD first; the text comes back from Decode
-// but for what the file's normalisation takes away. It takes O(n log n) time: words of any length are merged with a heap, and text
-// on which the file's own regular expressions take longer than two seconds is from there on cut at white space instead, which
-// decodes to the same text.
+// but for what the file's normalisation takes away, and for control characters that its vocabulary has no token for. It takes
+// O(n log n) time: words of any length are merged with a heap, and text on which the file's own regular expressions take longer than
+// two seconds is from there on cut at white space instead, which decodes to the same text.
 func (t *Tokenizer) Encode(text string) []int32 { return t.EncodeAt(text, Place{}) }
 
 // EncodeAt is Encode for a text that stands in the midst of a prompt: special tokens take the white space beside them where the

@@ -21,9 +21,9 @@ import (
 
 // Byte-level vocabularies, those over characters, and SentencePiece's own files.
 var (
-	byteNames  = []string{"afterimage", "gpt2", "qwen2", "llama3", "smollm"}
+	byteNames  = []string{"afterimage", "gpt2", "qwen2", "llama3", "smollm", "smollm2"}
 	runeNames  = []string{"llama2", "llama2first", "phi3", "gemma", "metaspace", "words", "split", "added", "unigram", "unigrambytes"}
-	modelNames = []string{"spllama", "spuser", "spnmt"}
+	modelNames = []string{"spllama", "spuser", "spunused", "spnmt"}
 )
 
 func read(t testing.TB, name string) []byte {

@@ -20,6 +20,7 @@ import random
 import unicodedata
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 SPECIAL = ["<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|segment|>", "<|detail|>", "<|newest|>"]
@@ -41,7 +42,7 @@ CORPUS = [
 ] * 8
 
 
-def train(normalizer, pre, size=420, ordinary=(), ignore_merges=False):
+def train(normalizer, pre, size=420, ordinary=(), ignore_merges=False, missing=""):
     t = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     if normalizer is not None:
         t.normalizer = normalizer
@@ -52,7 +53,7 @@ def train(normalizer, pre, size=420, ordinary=(), ignore_merges=False):
         trainers.BpeTrainer(
             vocab_size=size,
             show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            initial_alphabet=sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(missing)),
             special_tokens=SPECIAL,
         ),
     )
@@ -199,6 +200,10 @@ TOKENIZERS |= {
         {"type": "NFKC"}, {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True},
         {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}, False),
     "unigrambytes": unigram(LLAMA_NORMALIZER, None, LLAMA_DECODER, True),
+    # SmolLM2's own vocabulary has no tokens for bytes 04 06 13 14 16 1D F1 F2: characters of those vanish, in part or whole.
+    "smollm2": train(
+        None, pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level(True)]),
+        missing="\u0104\u0106\u0113\u0114\u0116\u011d\u00f1\u00f2"),
 }
 
 
@@ -210,6 +215,14 @@ def piece_model(**how):
     return out.getvalue()
 
 
+def with_unused(model):
+    """Every ninth learned piece is not to be used."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    for p in [p for p in proto.pieces if p.type == p.NORMAL][::9]:
+        p.type = p.UNUSED
+    return proto.SerializeToString()
+
+
 MODELS = {
     # Llama 2 and InternLM2.
     "spllama": piece_model(
@@ -218,6 +231,7 @@ MODELS = {
     "spuser": piece_model(
         byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
         user_defined_symbols=["<a>", "<a><", "the red", "  ", "\n"], control_symbols=["<b>"]),
+    "spunused": with_unused(piece_model(normalization_rule_name="identity", split_by_whitespace=False, max_sentencepiece_length=24)),
     "spnmt": piece_model(normalization_rule_name="nmt_nfkc_cf", user_defined_symbols=["<a>"]),
 }
 
@@ -233,7 +247,7 @@ ALPHABETS = [
     "👩‍👧🚲🚪🏳️‍🌈\ufe0f\U0001f3fd",
     "!?.,;:-_()[]{}<>|/\\\"'`~@#$%^&*+=",
     "ſKÅ ℌﬁ ǅ İı",
-    "\x00\x01\x7f\ufffd\u0378\ue000\U0010ffff",
+    "\x00\x01\x04\x06\x13\x1d\x7f\ufffd\u0378\ue000\U00070001\U0010ffff",
 ]
 HAND = [
     "", " ", "  ", "\n", "a", "Hello, world!", "I've they'LL we'Re it'S 's'", "'ſ 'ſt it'ſ", "14:03:10", "140310", "1 22 333 4444 55555",
