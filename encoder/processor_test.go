@@ -123,8 +123,8 @@ func resized(t *testing.T, dev compute.Device, p *processor, frames []ingest.Fra
 	return pix, w, h
 }
 
-// What each published processor makes of a picture, by Pillow to the bit; by torchvision within 1/255, but for the few values in a
-// million at which both of its passes round the other way.
+// What each published processor makes of a picture, by Pillow to the bit; by torchvision within 1/255, but for the few values in
+// a hundred thousand at which more than one pass rounds the other way.
 func TestPixels(t *testing.T) {
 	var families []pixelFamily
 	require.NoError(t, json.Unmarshal(pixelsJSON, &families))
@@ -179,6 +179,15 @@ func TestPixels(t *testing.T) {
 			assert.LessOrEqual(t, differ, sampled/20)
 		})
 	}
+}
+
+// Where patches do not divide a side, as those of so400m's 384, what is over at the right and bottom is not looked at.
+func TestProcessorOver(t *testing.T) {
+	p, err := readProcessor(fstest.MapFS{}, target{Model: "llava_onevision", Image: Size{384, 384}, Patch: 14, Mean: half, Std: half})
+	require.NoError(t, err)
+	a, err := p.args(640, 361)
+	require.NoError(t, err)
+	assert.Equal(t, []compute.Step{{Filter: compute.Bicubic, W: 384, H: 384}, {Filter: compute.Place, W: 378, H: 378}}, a.Steps)
 }
 
 // A model of our own averages, whatever lies beside it, and a tower alone too.
