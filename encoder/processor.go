@@ -14,7 +14,8 @@ import (
 
 // processor says how a picture becomes what a model's vision tower sees: to the bit what the model's own image processor of transformers
 // makes of it with Pillow as it was to version 12. (Those that resize with torchvision instead differ from that by 1/255 in a value or two of
-// a hundred, by more in less than one of ten thousand. Pillow 13 resizes down before across where the height shrinks more: see testdata/make_pixels.py.)
+// a hundred, by more in less than one of ten thousand. Pillow 13 resizes down before across where the height shrinks more: see
+// testdata/make_pixels.py.)
 // Frames are pictures like others: where a model has a processor for videos, that is the one that is followed. No tower's picture is padded,
 // so all that it sees is valid.
 type processor struct {

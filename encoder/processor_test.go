@@ -292,7 +292,8 @@ func TestPatchesOfSizes(t *testing.T) {
 func FuzzProcessor(f *testing.F) {
 	var families []pixelFamily
 	require.NoError(f, json.Unmarshal(pixelsJSON, &families))
-	models := []string{"idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "flash_vstream_qwen2_vl", "internvl_chat", "llava", "llava_llama", "vstream", "llava_onevision"}
+	models := []string{"idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "flash_vstream_qwen2_vl", "internvl_chat", "llava", "llava_llama",
+		"vstream", "llava_onevision"}
 	for _, one := range families {
 		for name, data := range one.Files {
 			if name != "processor_config.json" {
@@ -304,8 +305,8 @@ func FuzzProcessor(f *testing.F) {
 	f.Add(uint8(0), `{"size": {"longest_edge": 5000}}`, 1, 1<<20, 0)
 	f.Add(uint8(6), `{"size": {"shortest_edge": 16384}, "do_pad": true}`, 1<<13, 1, 0)
 	f.Fuzz(func(t *testing.T, model uint8, data string, w, h, pixels int) {
-		tg := target{Model: models[int(model)%len(models)], Image: Size{56, 56}, Patch: 14, Merge: 2, Order: 2, Pair: 2, Mean: half, Std: half, Pixels: max(pixels, 0)}
-		p, err := readProcessor(fstest.MapFS{"preprocessor_config.json": {Data: []byte(data)}}, tg)
+		p, err := readProcessor(fstest.MapFS{"preprocessor_config.json": {Data: []byte(data)}}, target{Model: models[int(model)%len(models)],
+			Image: Size{56, 56}, Patch: 14, Merge: 2, Order: 2, Pair: 2, Mean: half, Std: half, Pixels: max(pixels, 0)})
 		if err != nil {
 			assert.NotContains(t, err.Error(), "\n")
 			return
