@@ -14,7 +14,8 @@ import (
 
 // processor says how a picture becomes what a model's vision tower sees: to the bit what the model's own image processor of transformers
 // makes of it with Pillow as it was to version 12. (Those that resize with torchvision instead differ from that by 1/255 in a value or two of
-// a hundred, by more in a few of a million. Pillow 13 resizes down before across where the height shrinks more: see testdata/make_pixels.py.)
+// a hundred, by more in less than one of ten thousand. Pillow 13 resizes down before across where the height shrinks more: see
+// testdata/make_pixels.py.)
 // Frames are pictures like others: where a model has a processor for videos, that is the one that is followed. No tower's picture is padded,
 // so all that it sees is valid.
 type processor struct {
@@ -285,6 +286,7 @@ func (p *processor) shortest(raw *rawProcessor) error {
 	return nil
 }
 
+// Frames take size too, as in transformers 5; 4.51 took video_sampling's for them.
 func (p *processor) longest(raw *rawProcessor) error {
 	p.edge = 4 * max(p.size.H, p.size.W)
 	if raw.Size != nil {
@@ -446,7 +448,8 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 		if p.of.Pixels > 0 {
 			most = p.of.Pixels
 		}
-		step(smartResize(w, h, square, p.min, min(p.max, most)))
+		most = min(p.max, most)
+		step(smartResize(w, h, square, min(p.min, most), most))
 	case twice:
 		most := 256 * square * square
 		if p.of.Pixels > 0 {
@@ -454,7 +457,7 @@ func (p *processor) args(w, h int) (compute.PatchArgs, error) {
 		}
 		s := smartResize(w, h, square, min(128*square*square, most), most)
 		step(s)
-		step(smartResize(s.W, s.H, 2*square, p.min, p.max))
+		step(smartResize(s.W, s.H, 2*square, min(p.min, most), p.max))
 	}
 	if (p.rule == smart || p.rule == twice) && max(w, h) > 200*min(w, h) {
 		return a, fmt.Errorf("picture of %dx%d is too narrow: no side may be 200 times the other", w, h)

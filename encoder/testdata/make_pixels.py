@@ -99,8 +99,8 @@ def family(name, model, files, target, norm, slow, fast, frames=1, sizes=SIZES):
 
 
 def main():
-    # SmolVLM2-256M and -500M as published, but for the fields that say nothing about pixels. From such a file transformers takes size for a video's
-    # frames too, and not video_sampling's: so it is done here.
+    # SmolVLM2-256M and -500M as published, but for the fields that say nothing about pixels. From such a file transformers 5 takes size for a video's
+    # frames too, and not video_sampling's, as 4.51 did: so it is done here.
     smol = dict(do_image_splitting=True, do_pad=True, do_resize=True, do_rescale=True, do_normalize=True, resample=1, rescale_factor=1 / 255,
                 size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}, video_sampling={"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 512}},
                 image_processor_type="SmolVLMImageProcessor", **HALF)

@@ -188,8 +188,8 @@ static int run(af_device *d, pass *c) {
 
 int af_resize_across(af_device *d, uint8_t *dst, const uint8_t *src, int src_w, int h, const int32_t *first, const int32_t *count,
                      const int32_t *weight, int n, int size) {
-  pass c = {.r = {.t = {.n = n, .size = size, .first = first, .count = count, .weight = weight}, .dst = dst, .src = src, .src_w = src_w, .w = n, .rows = h,
-                  .src_bytes = (size_t)src_w * (size_t)h * 3},
+  taps t = {.n = n, .size = size, .first = first, .count = count, .weight = weight};
+  pass c = {.r = {.t = t, .dst = dst, .src = src, .src_w = src_w, .w = n, .rows = h, .src_bytes = (size_t)src_w * (size_t)h * 3},
             .one = across_scalar};
 #ifdef __x86_64__
   if (d->features & AF_AVX2) c.one = across_avx2;
@@ -198,8 +198,8 @@ int af_resize_across(af_device *d, uint8_t *dst, const uint8_t *src, int src_w, 
 }
 
 int af_resize_down(af_device *d, uint8_t *dst, const uint8_t *src, int w, const int32_t *first, const int32_t *count, const int32_t *weight, int n, int size) {
-  pass c = {.r = {.t = {.n = n, .size = size, .first = first, .count = count, .weight = weight}, .dst = dst, .src = src, .w = w, .rows = n},
-            .one = down_scalar};
+  taps t = {.n = n, .size = size, .first = first, .count = count, .weight = weight};
+  pass c = {.r = {.t = t, .dst = dst, .src = src, .w = w, .rows = n}, .one = down_scalar};
 #ifdef __x86_64__
   if (d->features & AF_AVX2) c.one = down_avx2;
 #endif

@@ -64,14 +64,19 @@ func (o *ops) Patches(dst compute.Tensor, pics []compute.Picture, args compute.P
 		}
 		return
 	}
+	var done compute.Picture
 	for i, p := range pics {
-		for _, s := range args.Steps {
-			p = o.step(p, s)
+		if i == 0 || &p.Pix[0] != &pics[i-1].Pix[0] { // a still is a pair of one picture
+			done = p
+			for _, s := range args.Steps {
+				done = o.step(done, s)
+			}
 		}
 		if o.err != nil {
 			return
 		}
-		C.af_patches(o.c, at(i), bytes(p), C.int(w), C.int(h), C.int(args.Patch), C.int(pair*area), &down[0], &across[0], (*C.float)(&values[0][0]))
+		C.af_patches(o.c, at(i), bytes(done), C.int(w), C.int(h), C.int(args.Patch), C.int(pair*area), &down[0], &across[0],
+			(*C.float)(&values[0][0]))
 	}
 }
 
@@ -91,7 +96,8 @@ func (o *ops) step(p compute.Picture, s compute.Step) compute.Picture {
 	}
 	if s.H != p.H {
 		t, to := r.taps.Get(s.Filter, p.H, s.H), r.picture(p, p.W, s.H)
-		o.done("Patches", C.af_resize_down(o.c, bytes(to), bytes(p), C.int(p.W), number(t.First), number(t.Count), number(t.Weight), C.int(s.H), C.int(t.Size)))
+		o.done("Patches", C.af_resize_down(o.c, bytes(to), bytes(p), C.int(p.W), number(t.First), number(t.Count), number(t.Weight),
+			C.int(s.H), C.int(t.Size)))
 		p = to
 	}
 	return p

@@ -136,7 +136,8 @@ func pixels(w, h, n int) [3]uint32 { return [3]uint32{blocks(w, 32), blocks(h, 8
 // pass takes n pictures at src, of the pass's first size, to dst.
 func (s *stream) pass(p pass, dst, src, taps devptr, n int) {
 	if p.taps == nil {
-		a := placeArgs{dst: dst, src: src, w: uint32(p.w), h: uint32(p.h), srcW: uint32(p.srcW), srcH: uint32(p.srcH), x: int32(p.step.X), y: int32(p.step.Y)}
+		a := placeArgs{dst: dst, src: src, w: uint32(p.w), h: uint32(p.h), srcW: uint32(p.srcW), srcH: uint32(p.srcH)}
+		a.x, a.y = int32(p.step.X), int32(p.step.Y)
 		for c, v := range p.step.Fill {
 			a.fill |= uint32(v) << (8 * c)
 		}
