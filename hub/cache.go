@@ -126,8 +126,8 @@ func snapshot(dir, repo, commit string) (*Snapshot, error) {
 	s.Missing = s.missing()
 	refs := filepath.Join(dir, "refs")
 	err = filepath.WalkDir(refs, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return nil // what cannot be read is no ref
+		if err != nil || e.IsDir() || strings.HasSuffix(path, ".tmp") {
+			return nil // what cannot be read is no ref, nor is what someone died writing
 		}
 		text, err := readSmall(path)
 		if err == nil && strings.TrimSpace(string(text)) == commit {

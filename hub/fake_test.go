@@ -91,7 +91,7 @@ func newFakeHub(t testing.TB) *fakeHub {
 func (f *fakeHub) hub(t testing.TB) *Hub {
 	h, err := FromEnv(env("HF_ENDPOINT="+f.URL, "HF_TOKEN="+canary, "HF_HUB_CACHE="+t.TempDir()))
 	require.NoError(t, err)
-	h.pause, h.stall = time.Millisecond, 2*time.Second
+	h.pause, h.stall = time.Millisecond, 10*time.Second
 	return h
 }
 

@@ -378,7 +378,7 @@ func (p *pull) link(f File) error {
 	if have, err := p.root.Readlink(name); err == nil && have == to {
 		return nil
 	}
-	part := name + ".part" + strconv.Itoa(os.Getpid())
+	part := name + ".part"  // the blob's lock is held: nobody else makes the same link
 	_ = p.root.Remove(part) // of one that was killed
 	err := p.root.Symlink(to, part)
 	if err != nil {

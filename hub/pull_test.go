@@ -231,11 +231,18 @@ func TestPullFaults(t *testing.T) {
 				return true
 			})
 			h := f.hub(t)
-			h.stall = 200 * time.Millisecond
-			troubles := 0
-			h.Trouble = func(err error, _ time.Duration) { troubles++; noCanary(t, h, err.Error()) }
+			h.stall = 10 * time.Second
+			if strings.HasPrefix(name, "stalls") {
+				h.stall = 200 * time.Millisecond
+			}
+			var troubles atomic.Int32
+			h.Trouble = func(err error, _ time.Duration) { troubles.Add(1); noCanary(t, h, err.Error()) }
 			pulled(t, f, h)
-			assert.Equal(t, 1, troubles)
+			if strings.HasPrefix(name, "stalls") {
+				assert.Positive(t, troubles.Load()) // this machine may stall, too
+			} else {
+				assert.Equal(t, int32(1), troubles.Load())
+			}
 			assert.Empty(t, f.leaked)
 		})
 	}

@@ -93,39 +93,12 @@ func checkFit(ctx context.Context, a *app) ([]finding, bool) {
 		return append(findings, finding{"fail", "device", err.Error(), ""}), false
 	}
 	p := where[0]
-	quants := []quantName{"bf16", "int8", "int4"}
-	if a.Quant != "" {
-		quants = []quantName{a.Quant}
-	}
-	free, err := p.freeBytes()
-	if err != nil {
-		findings = append(findings, finding{"warn", "memory", "how much is free cannot be told: " + err.Error(), ""})
-	}
-	var fits []fit
-	for _, q := range quants {
-		fmt.Fprintf(a.err, "measuring %s on %s with %s weights\n", a.Model, p.words(), q)
-		f, err := measureFit(ctx, a, p, files, text, q, free)
-		if ctx.Err() != nil {
-			return nil, false
-		}
-		if err != nil {
-			findings = append(findings, finding{"warn", string(q), "could not be measured: " + err.Error(), ""})
-			continue
-		}
-		room := "how much is free is not known"
-		verdict := "ok"
-		switch {
-		case free == 0:
-		case f.bytes+f.load <= free:
-			room = fmt.Sprintf("fits the %s that are free", size(free))
-			fits = append(fits, f)
-		default:
-			verdict, room = "warn", fmt.Sprintf("does not fit the %s that are free", size(free))
-		}
-		if free == 0 {
-			fits = append(fits, f)
-		}
-		findings = append(findings, finding{verdict, string(q), fmt.Sprintf("%s of memory with %d rows of K/V, %s: %s", size(f.bytes), text.Context, room, f.words()), ""})
+	lines, fits := fitPlace(ctx, a, p, files, text)
+	findings = append(findings, lines...)
+	if len(fits) == 0 && p.gpu && !a.Device.mustUseGPU() && ctx.Err() == nil {
+		p = place{} // what is too large for the GPU may still fit beside the processor
+		lines, fits = fitPlace(ctx, a, p, files, text)
+		findings = append(findings, lines...)
 	}
 	if len(fits) == 0 {
 		return append(findings, finding{"fail", "advice", "it does not fit " + p.words(), "free some memory, or choose a smaller model (afterimage list models)"}), false
@@ -137,7 +110,43 @@ func checkFit(ctx context.Context, a *app) ([]finding, bool) {
 	}
 	// The real model is loaded next, as the settings say: only what fits.
 	asked := slices.ContainsFunc(fits, func(f fit) bool { return f.quant == first(a.Quant, "bf16") })
-	return append(findings, f), here && asked
+	return append(findings, f), here && asked && p == where[0]
+}
+
+// fitPlace measures every way of holding the weights on one device, most exact first, and returns those that fit.
+func fitPlace(ctx context.Context, a *app, p place, files weights.Random, text *llm.Config) (findings []finding, fits []fit) {
+	quants := []quantName{"bf16", "int8", "int4"}
+	if a.Quant != "" {
+		quants = []quantName{a.Quant}
+	}
+	free, err := p.freeBytes()
+	if err != nil {
+		findings = append(findings, finding{"warn", "memory", "how much is free cannot be told: " + err.Error(), ""})
+	}
+	for _, q := range quants {
+		fmt.Fprintf(a.err, "measuring %s on %s with %s weights\n", a.Model, p.words(), q)
+		f, err := measureFit(ctx, a, p, files, text, q, free)
+		if ctx.Err() != nil {
+			return findings, fits
+		}
+		if err != nil {
+			findings = append(findings, finding{"warn", string(q), fmt.Sprintf("on %s: could not be measured: %v", p.words(), err), ""})
+			continue
+		}
+		verdict, room := "ok", "how much is free is not known"
+		switch {
+		case free == 0:
+			fits = append(fits, f)
+		case f.bytes+f.load <= free:
+			room = fmt.Sprintf("fits the %s that are free", size(free))
+			fits = append(fits, f)
+		default:
+			verdict, room = "warn", fmt.Sprintf("does not fit the %s that are free", size(free))
+		}
+		findings = append(findings, finding{verdict, string(q), fmt.Sprintf("on %s: %s of memory with %d rows of K/V, %s: %s",
+			p.words(), size(f.bytes), text.Context, room, f.words()), ""})
+	}
+	return findings, fits
 }
 
 // advise chooses the most exact that is pleasant, or else the one whose tokens come fastest.
@@ -246,8 +255,17 @@ func (c *counter) NewWeight(w compute.Matrix, as compute.DType) (compute.Weight,
 	return c.Device.NewWeight(w, as)
 }
 
-// fitRounds are timed after one that warms up, and the fastest counts: what else the machine does only ever adds.
-const fitRounds = 5
+// fitRounds are timed after one that warms up, and the fastest counts: what else the machine does only ever adds. Where a round takes
+// long, there are fewer: a first one is timed in any case, and no further one is begun after fitPatience.
+const (
+	fitRounds   = 5
+	fitPatience = 8 * time.Second
+)
+
+// rounds says whether another round is to be made, after so many, the first of which was begun then.
+func rounds(made int, began time.Time) bool {
+	return made < 2 || made <= fitRounds && time.Since(began) < fitPatience
+}
 
 // measureTower times frames from their pixels to their rows, two together.
 func measureTower(ctx context.Context, dev compute.Device, files fs.FS, as compute.DType, f *fit) (bytes int64, err error) {
@@ -271,7 +289,7 @@ func measureTower(ctx context.Context, dev compute.Device, files fs.FS, as compu
 		_, _ = rng.Read(frames[i].Pix)
 	}
 	var spent []time.Duration
-	for range fitRounds + 1 { // the first warms up
+	for began := time.Now(); rounds(len(spent), began); { // the first warms up
 		start := time.Now()
 		rows, err := e.Encode(ctx, frames...)
 		if err != nil {
@@ -362,7 +380,7 @@ func timeDecoder(ctx context.Context, dev compute.Device, files weights.Random, 
 	d.prompt = min(1024+question, c.Context-answer)
 	rng := rand.New(rand.NewPCG(5, 6))
 	var cold, token []time.Duration
-	for range fitRounds + 1 {
+	for began := time.Now(); rounds(len(cold), began); {
 		ids := make([]int32, d.prompt)
 		for i := range ids {
 			ids[i] = int32(rng.IntN(c.Vocab))

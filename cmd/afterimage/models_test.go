@@ -231,7 +231,7 @@ func TestDoctorOfAModel(t *testing.T) {
 	t.Setenv("HF_HUB_CACHE", t.TempDir())
 	code, out, errs := command(t, t.Context(), "--model", randomModel(t), "--quant", "int8", "doctor", "--listen", "127.0.0.1:0")
 	assert.Zero(t, code, out+errs)
-	assert.Regexp(t, `ok    int8      [0-9.]+ MiB of memory with 4096 rows of K/V, fits the [0-9.]+ GiB that are free: [0-9.e+]+ frames/s of 32 rows, first token over 1040 rows `, out)
+	assert.Regexp(t, `ok    int8      on the processor: [0-9.]+ MiB of memory with 4096 rows of K/V, fits the [0-9.]+ GiB that are free: [0-9.e+]+ frames/s of 32 rows, first token over 1040 rows `, out)
 	assert.Regexp(t, `(ok|warn)  advice    --device cpu --quant int8`, strings.ReplaceAll(out, "ok    advice", "ok  advice"))
 	assert.Contains(t, out, "tokens/s")
 
