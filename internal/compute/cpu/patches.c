@@ -86,40 +86,47 @@ static void down_scalar(const resize *c, int y) { down_columns(c, y, 0, (size_t)
 #ifdef __x86_64__
 #define AVX2 __attribute__((target("avx2")))
 
-// A quad's twelve bytes become pairs of neighbours of one channel: r r, g g, b b, 0 0 of its first two pixels, then of the others.
-AVX2 static void across_avx2(const resize *c, int y) {
+// One pixel of a row in three lanes. A quad's twelve bytes become pairs of neighbours of one channel: r r, g g, b b, 0 0 of its first two pixels,
+// then of the others. Sixteen are read for them, but none from end on; NULL: none of them are.
+AVX2 static inline __m128i pixel_avx2(const taps *t, int x, const uint8_t *row, const uint8_t *end) {
   const __m256i spread = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, 6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11,
                                           -1, -1, -1, -1, -1);
   const __m256i lows = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), highs = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
-  const __m128i half = _mm_set1_epi32(1 << (TAP_BITS - 1));
+  const uint8_t *p = row + 3 * (size_t)t->first[x];
+  const int16_t *q = t->split + 8 * (size_t)x * (size_t)t->quads;
+  __m256i low = _mm256_setzero_si256(), high = low;
+  for (int i = 0; i < t->count[x]; i += 4, p += 12, q += 8) {
+    uint8_t last[16] = {0};
+    const uint8_t *from = p;
+    if (end && end - p < 16) from = memcpy(last, p, (size_t)(end - p));
+    __m256i v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)from)), spread);
+    __m256i w = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)q));
+    low = _mm256_add_epi32(low, _mm256_madd_epi16(v, _mm256_permutevar8x32_epi32(w, lows)));
+    high = _mm256_add_epi32(high, _mm256_madd_epi16(v, _mm256_permutevar8x32_epi32(w, highs)));
+  }
+  low = _mm256_add_epi32(low, _mm256_slli_epi32(high, LOW_BITS));
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+  return _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(1 << (TAP_BITS - 1))), TAP_BITS);
+}
+
+// Pixels of a row but for the last few, four at a time: what is written beyond the four is written over.
+AVX2 static void across_avx2(const resize *c, int y) {
+  const __m128i close = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
   const uint8_t *row = c->src + (size_t)y * (size_t)c->src_w * 3, *end = c->src + c->src_bytes;
   uint8_t *out = c->dst + (size_t)y * (size_t)c->w * 3;
-  const int16_t *q = c->t.split;
-  for (int x = 0; x < c->w; x++, out += 3, q += 8 * c->t.quads) {
-    const uint8_t *p = row + 3 * (size_t)c->t.first[x];
-    int quads = (c->t.count[x] + 3) / 4;
-    __m256i low = _mm256_setzero_si256(), high = low;
-    for (int i = 0; i < quads; i++, p += 12) {
-      __m128i bytes;
-      if (end - p >= 16) {
-        bytes = _mm_loadu_si128((const __m128i *)p);
-      } else {
-        uint8_t last[16] = {0};
-        memcpy(last, p, (size_t)(end - p));
-        bytes = _mm_loadu_si128((const __m128i *)last);
-      }
-      __m256i v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), spread);
-      __m256i w = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(q + 8 * i)));
-      low = _mm256_add_epi32(low, _mm256_madd_epi16(v, _mm256_permutevar8x32_epi32(w, lows)));
-      high = _mm256_add_epi32(high, _mm256_madd_epi16(v, _mm256_permutevar8x32_epi32(w, highs)));
+  int x = 0;
+  if (end - row >= c->src_w * 3 + 16)
+    for (; x + 6 <= c->w; x += 4) {
+      __m128i a = pixel_avx2(&c->t, x, row, NULL), b = pixel_avx2(&c->t, x + 1, row, NULL);
+      __m128i e = pixel_avx2(&c->t, x + 2, row, NULL), f = pixel_avx2(&c->t, x + 3, row, NULL);
+      __m128i four = _mm_packus_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(e, f));
+      _mm_storeu_si128((__m128i *)(out + 3 * x), _mm_shuffle_epi8(four, close));
     }
-    low = _mm256_add_epi32(low, _mm256_slli_epi32(high, LOW_BITS));
-    __m128i sum = _mm_add_epi32(_mm_add_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)), half);
-    sum = _mm_srai_epi32(sum, TAP_BITS);
-    sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);
-    uint32_t rgb = (uint32_t)_mm_cvtsi128_si32(sum);
-    memcpy(out, &rgb, 2);
-    out[2] = (uint8_t)(rgb >> 16);
+  for (; x < c->w; x++) {
+    __m128i a = pixel_avx2(&c->t, x, row, end);
+    a = _mm_packs_epi32(a, a);
+    uint32_t rgb = (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(a, a));
+    for (int i = 0; i < 3; i++) out[3 * x + i] = (uint8_t)(rgb >> (8 * i));
   }
 }
 
@@ -197,7 +204,8 @@ int af_resize_across(af_device *d, uint8_t *dst, const uint8_t *src, int src_w, 
   return run(d, &c);
 }
 
-int af_resize_down(af_device *d, uint8_t *dst, const uint8_t *src, int w, const int32_t *first, const int32_t *count, const int32_t *weight, int n, int size) {
+int af_resize_down(af_device *d, uint8_t *dst, const uint8_t *src, int w, const int32_t *first, const int32_t *count,
+                   const int32_t *weight, int n, int size) {
   taps t = {.n = n, .size = size, .first = first, .count = count, .weight = weight};
   pass c = {.r = {.t = t, .dst = dst, .src = src, .w = w, .rows = n}, .one = down_scalar};
 #ifdef __x86_64__
