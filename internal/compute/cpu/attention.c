@@ -72,8 +72,9 @@ static void one(void *ctx, int job, int worker) {
   const attention *c = ctx;
   const af_kernels *k = c->d->k;
   int hd = c->a.head_dim;
-  int stretch = job % c->stretches, rest = job / c->stretches;
-  int kv_head = rest % c->a.kv_heads, block = rest / c->a.kv_heads % c->blocks, seg = rest / c->a.kv_heads / c->blocks;
+  // Heads first: what is next to each other in memory is read by jobs that follow each other.
+  int kv_head = job % c->a.kv_heads, rest = job / c->a.kv_heads;
+  int stretch = rest % c->stretches, block = rest / c->stretches % c->blocks, seg = rest / c->stretches / c->blocks;
   int from = block * c->block, n = af_min(c->block, c->seg_rows - from), rows = n * c->group;
   int key0 = seg * c->seg_rows, first = key0 + from; // key0 is 0 unless segmented
   int end = c->a.causal ? c->a.past + from + n : c->keys;

@@ -72,7 +72,7 @@ func BenchmarkLinear(b *testing.B) {
 		{"prefill", 1024, 384, 1024}, {"prefill-down", 1024, 1024, 384}, {"encode8", 1024, 256, 1024}, {"encode1", 128, 256, 768},
 		{"decode", 1, 384, 1024}, {"head", 1, 384, 2048}, {"verify", 5, 384, 2048}, {"big", 1, 2048, 8192},
 		{"vit-up", 1024, 768, 3072}, {"vit-down", 1024, 3072, 768}, // SigLIP-B/16 at 512 pixels
-		{"smol-up", 512, 576, 3072}, {"smol-head", 1, 576, 49280}, // the decoder of SmolVLM2-256M
+		{"smol-up", 512, 576, 3072}, {"smol-question", 16, 576, 3072}, {"smol-head", 1, 576, 49280}, // the decoder of SmolVLM2-256M
 	} {
 		for _, as := range []compute.DType{compute.F32, compute.BF16, compute.I8, compute.I4} {
 			each(b, fmt.Sprintf("%s/%v", s.name, as), func(b *testing.B, d compute.Device) {

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"math"
 	"slices"
 	"testing"
 
@@ -43,8 +44,8 @@ func TestAMXMatchesItsModel(t *testing.T) {
 	machine, err := Open(1, "amx")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, machine.Close()) }()
-	for _, as := range []compute.DType{compute.BF16, compute.I8} {
-		for _, rows := range []int{9, 16, 17, 32, 33, 100} {
+	for _, as := range []compute.DType{compute.BF16, compute.I8, compute.I4} {
+		for _, rows := range []int{1, 5, 9, 16, 17, 32, 33, 100} {
 			want, got := product(t, model, rows, 200, 75, as), product(t, machine, rows, 200, 75, as)
 			require.InDeltaSlice(t, want.Data, got.Data, 1e-4, "%v, %d rows", as, rows)
 		}
@@ -135,6 +136,86 @@ func decode(t *testing.T, d compute.Device, past, n int) compute.Matrix {
 		}
 		o.Attention(ts[0], ts[1], ts[2], ts[3], compute.AttentionArgs{Heads: heads, KVHeads: kvHeads, HeadDim: dim, Causal: true, Past: past})
 		o.Download(got, ts[0])
+	}))
+	return got
+}
+
+// What decoding with int8 and int4 weights adds to their own rounding: activations have 16 bits, so it is at most half a step of a row's
+// largest for each weight. Compared with a sum in float64 of the weights as the device itself reads them.
+func TestSplitActivationsError(t *testing.T) {
+	const in, outs = 391, 70
+	for _, l := range append(levels(), level{name: "amx model", use: amxModel}) {
+		for _, as := range []compute.DType{compute.I8, compute.I4} {
+			t.Run(l.name+"/"+as.String(), func(t *testing.T) {
+				if l.use != amxModel && !slices.Contains(Levels(), l.name) {
+					t.Skipf("this machine has no %s", l.name)
+				}
+				d, err := open(1, l.name, l.use)
+				require.NoError(t, err)
+				defer func() { require.NoError(t, d.Close()) }()
+				held := heldWeights(t, d, in, outs, as)
+				for _, rows := range []int{1, 5, 8} {
+					x := fill(compute.NewMatrix(rows, in), 3)
+					got := multiply(t, d, x, outs, as)
+					for r := range rows {
+						peak := 0.0
+						for _, v := range x.Row(r) {
+							peak = max(peak, math.Abs(float64(v)))
+						}
+						for n := range outs {
+							sum, size := 0.0, 0.0
+							for k, v := range x.Row(r) {
+								w := float64(held.Row(n)[k])
+								sum, size = sum+float64(v)*w, size+math.Abs(w)
+							}
+							require.InDelta(t, sum, got.Row(r)[n], 2e-5*peak*size, "%d rows: row %d, column %d", rows, r, n)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// heldWeights is fill(7) [outs, in] as the device holds it, read back row by row.
+func heldWeights(t *testing.T, d compute.Device, in, outs int, as compute.DType) compute.Matrix {
+	t.Helper()
+	ids := make([]int32, outs)
+	for i := range ids {
+		ids[i] = int32(i)
+	}
+	a, err := d.NewArena(compute.AllocBytes(outs, in))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, a.Close()) }()
+	x, err := a.Alloc(outs, in)
+	require.NoError(t, err)
+	w, err := d.NewWeight(fill(compute.NewMatrix(outs, in), 7), as)
+	require.NoError(t, err)
+	held := compute.NewMatrix(outs, in)
+	require.NoError(t, d.Run(t.Context(), func(o compute.Ops) {
+		o.Embed(x, w, ids)
+		o.Download(held, x)
+	}))
+	return held
+}
+
+// multiply is x by the transpose of fill(7) [outs, in].
+func multiply(t *testing.T, d compute.Device, m compute.Matrix, outs int, as compute.DType) compute.Matrix {
+	t.Helper()
+	a, err := d.NewArena(compute.AllocBytes(m.Rows, m.Cols) + compute.AllocBytes(m.Rows, outs))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, a.Close()) }()
+	x, err := a.Alloc(m.Rows, m.Cols)
+	require.NoError(t, err)
+	y, err := a.Alloc(m.Rows, outs)
+	require.NoError(t, err)
+	w, err := d.NewWeight(fill(compute.NewMatrix(outs, m.Cols), 7), as)
+	require.NoError(t, err)
+	got := compute.NewMatrix(m.Rows, outs)
+	require.NoError(t, d.Run(t.Context(), func(o compute.Ops) {
+		o.Upload(x, m)
+		o.Linear(y, x, w, compute.LinearArgs{})
+		o.Download(got, y)
 	}))
 	return got
 }
