@@ -22,9 +22,10 @@ type Rig struct {
 	// Strategy makes the memory strategy of one stream.
 	Strategy func() memorybank.Strategy
 	// Query puts questions in the space of the entries' indicators; see qa.Session.Query. nil: there is no such thing.
-	Query   func(question string) []float32
-	Reading qa.Reading
-	Machine Machine
+	Query        func(question string) []float32
+	Reading      qa.Reading
+	VisualTokens int // of a question's memory, in rows of it; 0: the strategy's own size
+	Machine      Machine
 }
 
 // Machine says what did the work, for reports.

@@ -77,7 +77,7 @@ func Engine(ctx context.Context, rig Rig, o EngineOptions) (*EngineReport, error
 	}
 	r.learned(rig, bank.Snapshot().Newest.Tokens)
 	s := bank.Snapshot()
-	entries := s.Select(nil, 0)
+	entries := s.Select(nil, rig.Reading.Fit(s, rig.VisualTokens))
 	o.Progress("answering")
 	if err := r.answer(ctx, rig, s, entries, o.Repetitions); err != nil {
 		return nil, err

@@ -66,6 +66,8 @@ type request struct {
 type Options struct {
 	Weights compute.DType
 	Pixels  int // most pixels of one picture for towers of dynamic size (Qwen2-VL); 0: DefaultPixels
+	// Lean makes passes small on every device: for a model that nearly fills a GPU's memory. More streams then wait longer.
+	Lean bool
 }
 
 // DefaultPixels is 448 x 448: 256 rows of Qwen2-VL, and what Flash-VStream was trained with.
@@ -91,7 +93,7 @@ func LoadWith(fsys fs.FS, dev compute.Device, o Options) (_ *Encoder, err error)
 		return nil, err
 	}
 	e := &Encoder{c: c, dev: dev, t: tower{c: c, batch: batch, act: dev.Activations(o.Weights)}, turn: make(chan struct{}, 1)}
-	if e.t.act == compute.BF16 {
+	if e.t.act == compute.BF16 && !o.Lean {
 		e.t.batch = wideBatch
 	}
 	if o.Pixels == 0 {

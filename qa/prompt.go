@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"afterimage/internal/compute"
@@ -98,11 +99,15 @@ func (c Chat) Memory(snap *memorybank.Snapshot, entries []memorybank.Entry, rows
 		}
 	}()
 	say := func(text string) { // neighbouring texts are one, because tokens reach across the seam
-		if n := len(p); p[n-1].Text != "" {
-			p[n-1].Text += text
-			return
+		last := &p[len(p)-1]
+		switch {
+		case last.Text == "":
+			p = append(p, llm.Part{Text: text})
+		case strings.HasSuffix(last.Text, ":"): // SmolVLM's "User:", which a space follows where words do
+			last.Text += " " + text
+		default:
+			last.Text += text
 		}
-		p = append(p, llm.Part{Text: text})
 	}
 	switch c.Times {
 	case Silent:
@@ -119,9 +124,12 @@ func (c Chat) Memory(snap *memorybank.Snapshot, entries []memorybank.Entry, rows
 		}
 	case Numbered:
 		for i, e := range entries {
-			say(fmt.Sprintf("Frame%d at %.1fs: ", e.Frame()+1, shownAt(e).Seconds()))
+			line := ""
+			if i > 0 { // the line of the last one ends with the question: see chat.Template
+				line = "\n"
+			}
+			say(line + fmt.Sprintf("Frame%d at %.1fs: ", e.Frame()+1, shownAt(e).Seconds()))
 			p = append(p, c.Template.Visual(visual(e, rows[i]))...)
-			say("\n")
 		}
 	default:
 		say(memoryWords)
@@ -194,8 +202,8 @@ type Reading struct {
 	Room, Words int
 }
 
-// fit returns the largest budget, in rows of the memory and at most the given one (0: the strategy's own size), whose entries fit the room.
-func (r Reading) fit(snap *memorybank.Snapshot, budget int) int {
+// Fit returns the largest budget, in rows of the memory and at most the given one (0: the strategy's own size), whose entries fit the room.
+func (r Reading) Fit(snap *memorybank.Snapshot, budget int) int {
 	for r.Room > 0 {
 		rows, words := 0, 0
 		for _, e := range snap.Select(nil, budget) {

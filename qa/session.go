@@ -140,7 +140,7 @@ func (s *Session) Ask(ctx context.Context, q Question, emit func(string) error) 
 	if err != nil {
 		return fail(err)
 	}
-	budget = s.Reading.fit(view, budget)
+	budget = s.Reading.Fit(view, budget)
 	entries := view.Select(query, budget)
 	if err := within(entries, budget); err != nil {
 		return fail(err)

@@ -99,7 +99,7 @@ func (s *Session) KeepWarm(ctx context.Context, maxAge time.Duration) error {
 
 // warmPrompt is what all prompts about the whole of a snapshot within the usual budget begin with.
 func (s *Session) warmPrompt(ctx context.Context, snap *memorybank.Snapshot) (llm.Prompt, error) {
-	return s.Reading.memory(ctx, &s.joined, snap, snap.Prefix(s.Reading.fit(snap, s.usual())))
+	return s.Reading.memory(ctx, &s.joined, snap, snap.Prefix(s.Reading.Fit(snap, s.usual())))
 }
 
 // snapshot is what q is answered from.

@@ -195,7 +195,7 @@ func plainCamera(_ context.Context, seed uint64, length time.Duration, epoch tim
 // rig is the machine as a benchmark drives it.
 func (m *machine) rig(a *app, s memorybank.Strategy) bench.Rig {
 	return bench.Rig{
-		Encoder: m.encoder, Query: m.query(a.log), Model: m.engine, Strategy: func() memorybank.Strategy { return s }, Reading: m.reading,
+		Encoder: m.encoder, Query: m.query(a.log), Model: m.engine, Strategy: func() memorybank.Strategy { return s }, Reading: m.reading, VisualTokens: m.visual * max(1, m.reading.Merge),
 		Machine: bench.Machine{
 			CPU: cpuName(), Level: m.level, Device: m.device, Threads: m.threads, Model: m.name, Commit: versionString(), Date: stamp(time.Now().UTC()),
 		},

@@ -100,7 +100,7 @@ func loadMachine(a *app, p place) (_ *machine, err error) {
 		return nil, err
 	}
 	text, vision := weightTypes(a.Quant, p.gpu)
-	enc, err := encoder.LoadWith(files, watching, encoder.Options{Weights: vision, Pixels: a.Pixels})
+	enc, err := encoder.LoadWith(files, watching, encoder.Options{Weights: vision, Pixels: a.Pixels, Lean: a.Lean})
 	if err != nil {
 		return nil, err
 	}
