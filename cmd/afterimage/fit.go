@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -91,6 +92,10 @@ func checkFit(ctx context.Context, a *app) ([]finding, bool) {
 	where, err := places(a, 1)
 	if err != nil {
 		return append(findings, finding{"fail", "device", err.Error(), ""}), false
+	}
+	if load, ok := machineLoad(); ok && load > float64(runtime.NumCPU())/2 {
+		findings = append(findings, finding{"warn", "load", fmt.Sprintf("other programs keep this machine busy (load %.1f on %d cores)", load, runtime.NumCPU()),
+			"what is measured now is slower than it will be, and what is scaled from a few layers is rough"})
 	}
 	p := where[0]
 	lines, fits := fitPlace(ctx, a, p, files, text)
@@ -318,22 +323,19 @@ const (
 func measureDecoder(ctx context.Context, dev compute.Device, files weights.Random, c *llm.Config, as compute.DType, f *fit) error {
 	q, kv := float64(c.Heads*c.HeadDim), float64(c.KVHeads*c.HeadDim)
 	numbers := float64(c.Layers)*float64(c.Hidden)*(2*q+2*kv+3*float64(c.MLP)) + float64(c.Vocab)*float64(c.Hidden)
+	layers := []int{fewLayers, moreLayers}
 	if numbers <= wholeNumbers || c.Layers <= moreLayers {
-		f.layers = c.Layers
-		one, err := timeDecoder(ctx, dev, files, c, as, c.Layers, wallClock())
-		f.bytes, f.cold, f.token, f.prompt = one.bytes, one.cold, one.token, one.prompt
-		return err
+		layers = []int{c.Layers}
 	}
-	few, err := timeDecoder(ctx, dev, files, c, as, fewLayers, wallClock())
+	d, err := timeDecoders(ctx, dev, files, c, as, layers, wallClock())
 	if err != nil {
 		return err
 	}
-	more, err := timeDecoder(ctx, dev, files, c, as, moreLayers, wallClock())
-	if err != nil {
-		return err
+	all := d[0]
+	if len(d) > 1 {
+		all = d[0].scaled(d[1], c.Layers)
 	}
-	all := few.scaled(more, c.Layers)
-	f.bytes, f.cold, f.token, f.prompt, f.layers = all.bytes, all.cold, all.token, all.prompt, moreLayers
+	f.bytes, f.cold, f.token, f.prompt, f.layers = all.bytes, all.cold, all.token, all.prompt, layers[len(layers)-1]
 	return nil
 }
 
@@ -363,45 +365,63 @@ func (few decoding) scaled(more decoding, layers int) decoding {
 	}
 }
 
-// timeDecoder makes the decoder with so many layers and answers with it.
-func timeDecoder(ctx context.Context, dev compute.Device, files weights.Random, c *llm.Config, as compute.DType, layers int, now stopwatch) (d decoding, err error) {
+// timeDecoders makes decoders with so many layers and answers with each in turn, so that what else the machine does meets all alike.
+func timeDecoders(ctx context.Context, dev compute.Device, files weights.Random, c *llm.Config, as compute.DType, layers []int, now stopwatch) (out []decoding, err error) {
 	const answer, question = 25, 16
-	config, err := withLayers(files.Config, layers)
-	if err != nil {
-		return d, err
-	}
-	e, err := llm.LoadRandom(weights.Random{Config: config, Seed: files.Seed}, dev, llm.LoadOptions{Weights: as, Seed: files.Seed,
-		Pages: (c.Context + compute.PageRows - 1) / compute.PageRows})
-	if err != nil {
-		return d, err
-	}
-	defer func() { err = errors.Join(err, e.Close()) }()
-	d.bytes = e.Counters().Bytes
-	d.prompt = min(1024+question, c.Context-answer)
-	rng := rand.New(rand.NewPCG(5, 6))
-	var cold, token []time.Duration
-	for began := time.Now(); rounds(len(cold), began); {
-		ids := make([]int32, d.prompt)
-		for i := range ids {
-			ids[i] = int32(rng.IntN(c.Vocab))
-		}
-		var at []time.Duration
-		start := now()
-		_, err := e.Generate(ctx, llm.Prompt{{Tokens: ids}}, llm.Options{MaxTokens: answer}, func(llm.Token) error {
-			at = append(at, now()-start)
-			return nil
-		})
+	out = make([]decoding, len(layers))
+	engines := make([]*llm.Engine, len(layers))
+	for i, n := range layers {
+		config, err := withLayers(files.Config, n)
 		if err != nil {
-			return d, err
+			return nil, err
 		}
-		if len(at) < 2 {
-			return d, errors.New("the decoder wrote nothing")
+		e, err := llm.LoadRandom(weights.Random{Config: config, Seed: files.Seed}, dev, llm.LoadOptions{Weights: as, Seed: files.Seed,
+			Pages: (c.Context + compute.PageRows - 1) / compute.PageRows})
+		if err != nil {
+			return nil, err
 		}
-		cold = append(cold, at[0])
-		token = append(token, (at[len(at)-1]-at[0])/time.Duration(len(at)-1))
+		defer func() { err = errors.Join(err, e.Close()) }()
+		engines[i], out[i].bytes, out[i].prompt = e, e.Counters().Bytes, min(1024+question, c.Context-answer)
 	}
-	d.cold, d.token = slices.Min(cold[1:]), slices.Min(token[1:])
-	return d, nil
+	rng := rand.New(rand.NewPCG(5, 6))
+	began := time.Now()
+	for made := 0; rounds(made, began); made++ { // the first warms up
+		for i, e := range engines {
+			d := &out[i]
+			cold, token, err := timeAnswer(ctx, e, rng, d.prompt, answer, c.Vocab, now)
+			if err != nil {
+				return nil, err
+			}
+			if made < 2 || cold < d.cold {
+				d.cold = cold
+			}
+			if made < 2 || token < d.token {
+				d.token = token
+			}
+		}
+	}
+	return out, nil
+}
+
+// timeAnswer asks over a prompt that no cache knows.
+func timeAnswer(ctx context.Context, e *llm.Engine, rng *rand.Rand, prompt, answer, vocab int, now stopwatch) (cold, token time.Duration, err error) {
+	ids := make([]int32, prompt)
+	for i := range ids {
+		ids[i] = int32(rng.IntN(vocab))
+	}
+	var at []time.Duration
+	start := now()
+	_, err = e.Generate(ctx, llm.Prompt{{Tokens: ids}}, llm.Options{MaxTokens: answer}, func(llm.Token) error {
+		at = append(at, now()-start)
+		return nil
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(at) < 2 {
+		return 0, 0, errors.New("the decoder wrote nothing")
+	}
+	return at[0], (at[len(at)-1] - at[0]) / time.Duration(len(at)-1), nil
 }
 
 // withLayers is a config.json whose language model has so many layers.

@@ -185,12 +185,9 @@ func TestScaledLayers(t *testing.T) {
 		require.NoError(t, err)
 		return u.CPU
 	}
-	run := func(layers int) decoding {
-		d, err := timeDecoder(t.Context(), dev, files, c, compute.BF16, layers, spent)
-		require.NoError(t, err)
-		return d
-	}
-	few, more, whole := run(fewLayers), run(moreLayers), run(c.Layers)
+	d, err := timeDecoders(t.Context(), dev, files, c, compute.BF16, []int{fewLayers, moreLayers, c.Layers}, spent)
+	require.NoError(t, err)
+	few, more, whole := d[0], d[1], d[2]
 	scaled := few.scaled(more, c.Layers)
 	t.Logf("first token %s, whole %s; token %s, whole %s", scaled.cold, whole.cold, scaled.token, whole.token)
 	assert.InEpsilon(t, whole.bytes, scaled.bytes, 1e-3, "memory is what it is")

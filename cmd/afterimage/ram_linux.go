@@ -42,3 +42,14 @@ func freeMemory() (int64, error) {
 	}
 	return free, nil
 }
+
+// machineLoad is how many programs wanted to run at once over the last minute.
+func machineLoad() (float64, bool) {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0, false
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	load, err := strconv.ParseFloat(first, 64)
+	return load, err == nil
+}
