@@ -120,6 +120,19 @@ func checkFit(ctx context.Context, a *app) ([]finding, bool) {
 
 // fitPlace measures every way of holding the weights on one device, most exact first, and returns those that fit.
 func fitPlace(ctx context.Context, a *app, p place, files weights.Random, text *llm.Config) (findings []finding, fits []fit) {
+	fam, err := readFamily(files)
+	usual := 0
+	if err == nil {
+		usual, err = fam.context(files, p.gpu) // as loadMachine does
+	}
+	if err != nil {
+		return []finding{{"fail", "config", err.Error(), ""}}, nil
+	}
+	if context := first(a.Context, usual); context > 0 {
+		held := *text
+		held.Context = min(held.Context, context)
+		text = &held
+	}
 	quants := []quantName{"bf16", "int8", "int4"}
 	if a.Quant != "" {
 		quants = []quantName{a.Quant}
@@ -232,11 +245,11 @@ func measureFit(ctx context.Context, a *app, p place, files weights.Random, c *l
 	if free > 0 && 2*f.load > free {
 		return f, fmt.Errorf("the table of words alone takes %s while it is loaded", size(f.load))
 	}
-	towerBytes, err := measureTower(ctx, dev, files, vision, &f)
+	towerBytes, err := measureTower(ctx, dev, files, vision, a.Pixels, &f)
 	if err != nil {
 		return f, err
 	}
-	if err := measureDecoder(ctx, dev, files, c, text, &f); err != nil {
+	if err := measureDecoder(ctx, dev, files, c, text, a.Lean, &f); err != nil {
 		return f, err
 	}
 	f.bytes += towerBytes
@@ -273,16 +286,16 @@ func rounds(made int, began time.Time) bool {
 }
 
 // measureTower times frames from their pixels to their rows, two together.
-func measureTower(ctx context.Context, dev compute.Device, files fs.FS, as compute.DType, f *fit) (bytes int64, err error) {
+func measureTower(ctx context.Context, dev compute.Device, files fs.FS, as compute.DType, pixels int, f *fit) (bytes int64, err error) {
 	count := &counter{Device: dev}
-	e, err := encoder.LoadFS(files, count, as)
+	e, err := encoder.LoadWith(files, count, encoder.Options{Weights: as, Pixels: pixels})
 	if err != nil {
 		return 0, err
 	}
 	if err := e.Close(); err != nil { // counted without the device's own ways of doing things: timed with them
 		return 0, err
 	}
-	if e, err = encoder.LoadFS(files, dev, as); err != nil {
+	if e, err = encoder.LoadWith(files, dev, encoder.Options{Weights: as, Pixels: pixels}); err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
@@ -320,14 +333,14 @@ const (
 )
 
 // measureDecoder times the first token over a memory and those after it.
-func measureDecoder(ctx context.Context, dev compute.Device, files weights.Random, c *llm.Config, as compute.DType, f *fit) error {
+func measureDecoder(ctx context.Context, dev compute.Device, files weights.Random, c *llm.Config, as compute.DType, lean bool, f *fit) error {
 	q, kv := float64(c.Heads*c.HeadDim), float64(c.KVHeads*c.HeadDim)
 	numbers := float64(c.Layers)*float64(c.Hidden)*(2*q+2*kv+3*float64(c.MLP)) + float64(c.Vocab)*float64(c.Hidden)
 	layers := []int{fewLayers, moreLayers}
 	if numbers <= wholeNumbers || c.Layers <= moreLayers {
 		layers = []int{c.Layers}
 	}
-	d, err := timeDecoders(ctx, dev, files, c, as, layers, wallClock())
+	d, err := timeDecoders(ctx, dev, files, c, as, layers, lean, wallClock())
 	if err != nil {
 		return err
 	}
@@ -366,7 +379,7 @@ func (few decoding) scaled(more decoding, layers int) decoding {
 }
 
 // timeDecoders makes decoders with so many layers and answers with each in turn, so that what else the machine does meets all alike.
-func timeDecoders(ctx context.Context, dev compute.Device, files weights.Random, c *llm.Config, as compute.DType, layers []int, now stopwatch) (out []decoding, err error) {
+func timeDecoders(ctx context.Context, dev compute.Device, files weights.Random, c *llm.Config, as compute.DType, layers []int, lean bool, now stopwatch) (out []decoding, err error) {
 	const answer, question = 25, 16
 	out = make([]decoding, len(layers))
 	engines := make([]*llm.Engine, len(layers))
@@ -375,7 +388,7 @@ func timeDecoders(ctx context.Context, dev compute.Device, files weights.Random,
 		if err != nil {
 			return nil, err
 		}
-		e, err := llm.LoadRandom(weights.Random{Config: config, Seed: files.Seed}, dev, llm.LoadOptions{Weights: as, Seed: files.Seed,
+		e, err := llm.LoadRandom(weights.Random{Config: config, Seed: files.Seed}, dev, llm.LoadOptions{Weights: as, Seed: files.Seed, Context: c.Context, Lean: lean,
 			Pages: (c.Context + compute.PageRows - 1) / compute.PageRows})
 		if err != nil {
 			return nil, err

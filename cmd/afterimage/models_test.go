@@ -185,7 +185,7 @@ func TestScaledLayers(t *testing.T) {
 		require.NoError(t, err)
 		return u.CPU
 	}
-	d, err := timeDecoders(t.Context(), dev, files, c, compute.BF16, []int{fewLayers, moreLayers, c.Layers}, spent)
+	d, err := timeDecoders(t.Context(), dev, files, c, compute.BF16, []int{fewLayers, moreLayers, c.Layers}, false, spent)
 	require.NoError(t, err)
 	few, more, whole := d[0], d[1], d[2]
 	scaled := few.scaled(more, c.Layers)
