@@ -2,6 +2,7 @@
 # Times the shapes of SmolVLM2 on a few cores, ours and others' in one run of under 200 s, and compares with the marks.
 #
 #     bench/cpu.sh OUT
+#     bench/cpu.sh build DIR    builds DIR/afterimage and DIR/cpu.test, small enough to carry to another machine: no embedded model
 #
 # Rows of ours go to OUT/cpu.jsonl, those of other programs to OUT/peers.jsonl; the marks to standard output. By environment:
 #   BIN          the program                                                   bin/afterimage
@@ -15,7 +16,16 @@
 # It needs no network and no Go: the program, this folder and bash are enough.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-out=${1:?usage: bench/cpu.sh OUT}
+out=${1:?usage: bench/cpu.sh OUT, or bench/cpu.sh build DIR}
+if [ "$out" = build ]; then
+	dir=${2:?usage: bench/cpu.sh build DIR}
+	. scripts/env.sh
+	mkdir -p "$dir" || exit 1
+	printf '{"Replace": {"%s/models/default/model.safetensors": ""}}' "$PWD" >"$dir/overlay.json"
+	go build -ldflags='-s -w' -overlay "$dir/overlay.json" -o "$dir/afterimage" ./cmd/afterimage &&
+		go test -ldflags='-s -w' -c -o "$dir/cpu.test" ./internal/compute/cpu
+	exit
+fi
 bin=${BIN:-bin/afterimage} cpus=${CPUS:-0,1} python=${PYTHON:-python3} models=${MODELS:-smolvlm2-256m} tower=siglip-b16-512
 mkdir -p "$out" || exit 1
 threads=$(taskset -c "$cpus" nproc) || exit 1

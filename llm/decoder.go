@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"afterimage/internal/compute"
 )
@@ -96,11 +97,16 @@ func (d *opsDecoder) load(ctx context.Context, w compute.DecoderWeights) error {
 	c := d.c
 	var places []place
 	var failed error
+	large := false // the part before
 	part := func(p compute.DecoderPart, layer int) compute.Matrix {
 		if failed != nil {
 			return compute.Matrix{}
 		}
+		if large {
+			runtime.GC() // else the heap grows to twice what one tensor takes as float32
+		}
 		m, err := w.Part(p, layer)
+		large = len(m.Data) >= 1<<22
 		failed = err
 		return m
 	}

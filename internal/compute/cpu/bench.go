@@ -16,9 +16,9 @@ import (
 // Benchmarks implements compute.Benchmarks: the two ceilings. What decoding needs of memory is to read it, so the first reads only; the
 // second is the best that the device's own bf16 product does.
 func (d *device) Benchmarks() []compute.Benchmark {
-	const bytes, rows, width = 512 << 20, 1024, 3072
+	const bytes, rows, width = 256 << 20, 1024, 3072
 	return []compute.Benchmark{
-		{What: compute.CeilingCopy, Shape: "512 MiB, read only", Bytes: bytes, Time: func(ctx context.Context) (float64, error) {
+		{What: compute.CeilingCopy, Shape: "256 MiB, read only", Bytes: bytes, Time: func(ctx context.Context) (float64, error) {
 			p := C.af_map(bytes)
 			if p == nil {
 				return 0, fmt.Errorf("cpu: no memory for %d bytes", bytes)

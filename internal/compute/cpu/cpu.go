@@ -2,8 +2,9 @@
 // products where the machine has them) or AMX tiles. One cgo call is one operation; a pool of C threads that the Device owns
 // shares its work. It links no library.
 //
-// Products of up to eight rows keep float32 activations (sixteen bits under VNNI and AMX when weights are int8), and each
-// row's result there does not depend on the rows beside it: a drafted token is verified with the bits it is decoded with.
+// Products of up to eight rows keep float32 activations (sixteen bits under VNNI and AMX when weights are int8, or int4 where there is
+// AVX512-BF16 too), and each row's result there does not depend on the rows beside it: a drafted token is verified with the bits it is
+// decoded with. Of more rows activations are rounded as the weights are, to bfloat16 for int4, and so is attention where it is allowed.
 package cpu
 
 // #cgo CFLAGS: -O3 -Wall -Wextra
