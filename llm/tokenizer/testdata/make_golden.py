@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import unicodedata
 
@@ -326,6 +327,11 @@ def together(t, parts):
     bos = parts[0][0] == "<s>" and t.post_processor is not None
     return t.encode("".join(a + b for a, b in parts[bos:]), add_special_tokens=bos).ids
 
+
+# A tokenizer that is there stays: training breaks ties as its hash tables happen to lie. Delete the file to train it anew.
+for name in TOKENIZERS:
+    if os.path.exists(f"{name}.tokenizer.json"):
+        TOKENIZERS[name] = Tokenizer.from_file(f"{name}.tokenizer.json")
 
 for name, t in TOKENIZERS.items():
     model = json.loads(t.to_str())
