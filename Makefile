@@ -44,6 +44,8 @@ demo: ## watch a simulated camera and ask about it; ONCE=1 asks three questions 
 
 test: ## check and test everything
 	@scripts/deps.sh chromium
+	scripts/openai.sh
+	scripts/axe.sh
 	if [ "$${AFTERIMAGE_CUDA:-}" = build ]; then scripts/cuda.sh get; fi
 	$(MAKE) --no-print-directory lint
 	$(ENV)

@@ -30,6 +30,14 @@ func (r *SimReport) Markdown() string {
 	row("**order, whole list**", r.Order.Rate)
 	fmt.Fprintf(&b, "\nKendall's tau of ordered narratives %.3f, first token %.0f ms (median), %.0f s in all on %s (%s).\n",
 		r.Order.Kendall, r.FirstTokenMS, r.Seconds, r.Machine.CPU, r.Machine.Device)
+	if a := r.Attention; a != nil {
+		fmt.Fprintf(&b, "\nOf %d questions, the moment that got the largest share of the attention holds what is asked about in %.1f %% (95 %%: %.1f – %.1f)",
+			a.Largest.N, 100*a.Largest.Exact, 100*a.Largest.CI95[0], 100*a.Largest.CI95[1])
+		if a.Nearest.N > 0 {
+			fmt.Fprintf(&b, ", the one nearest to the question in %.1f %% (%.1f – %.1f)", 100*a.Nearest.Exact, 100*a.Nearest.CI95[0], 100*a.Nearest.CI95[1])
+		}
+		fmt.Fprintf(&b, ", any moment in %.1f %%.\n", 100*a.Chance)
+	}
 	return b.String()
 }
 

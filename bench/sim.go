@@ -41,6 +41,7 @@ type SimReport struct {
 	Closed       Rate            `json:"closed"`        // yes/no, colour, count, direction, which
 	Types        map[string]Rate `json:"types"`
 	Order        Order           `json:"order"` // ordered narratives
+	Attention    *Attention      `json:"attention,omitempty"`
 	FirstTokenMS float64         `json:"first_token_ms_median"`
 	Seconds      float64         `json:"seconds"` // spent watching and answering, resumed seeds not counted
 	Machine      Machine         `json:"machine"`
@@ -77,6 +78,13 @@ type Record struct {
 	QueuedMS     float64 `json:"queued_ms"`      // behind the other questions of its moment
 	FirstTokenMS float64 `json:"first_token_ms"` // after that
 	TotalMS      float64 `json:"total_ms"`       // after that
+
+	// Of the moments that it was shown, how many there were and how many hold some of its evidence; and whether the one does that got the
+	// largest share of the attention, and the one that is nearest to the question. nil: not known.
+	Shown      int   `json:"shown,omitempty"`
+	Holders    int   `json:"holders,omitempty"`
+	ShareHolds *bool `json:"share_holds,omitempty"`
+	MatchHolds *bool `json:"match_holds,omitempty"`
 }
 
 // Sim watches every seed's stream, asks its questions at their times and scores the answers. When ctx ends early it returns
@@ -193,7 +201,9 @@ func ask(ctx context.Context, a asker, seed uint64, t simcam.Truth) (Record, err
 	if err != nil {
 		return Record{}, fmt.Errorf("question %s: %w", t.ID, err)
 	}
-	return recordOf(seed, t, answer), nil
+	r := recordOf(seed, t, answer)
+	r.attended(answer.Evidence.Items, t, Epoch(seed))
+	return r, nil
 }
 
 // recordOf scores an answer.
@@ -206,6 +216,71 @@ func recordOf(seed uint64, t simcam.Truth, answer qa.Answer) Record {
 		VisualTokens: s.VisualTokens, PromptTokens: s.PromptTokens, CachedTokens: s.CachedTokens, Generated: s.Generated,
 		QueuedMS: ms(s.Queued), FirstTokenMS: ms(s.FirstToken - s.Queued), TotalMS: ms(s.Total - s.Queued),
 	}
+}
+
+// attended fills in what became of the evidence among the items.
+func (r *Record) attended(items []qa.EvidenceItem, t simcam.Truth, epoch time.Time) {
+	holds := make([]bool, len(items))
+	for i, it := range items {
+		for _, span := range t.Evidence {
+			holds[i] = holds[i] || shown(it.From.Sub(epoch), it.To.Sub(epoch), span)
+		}
+		if holds[i] {
+			r.Holders++
+		}
+	}
+	r.Shown = len(items)
+	largest := func(of func(qa.EvidenceItem) *float32) *bool {
+		best := -1
+		for i, it := range items {
+			if v := of(it); v == nil {
+				return nil
+			} else if best < 0 || *v > *of(items[best]) {
+				best = i
+			}
+		}
+		if best < 0 {
+			return nil
+		}
+		return &holds[best]
+	}
+	r.ShareHolds = largest(func(it qa.EvidenceItem) *float32 { return it.Share })
+	r.MatchHolds = largest(func(it qa.EvidenceItem) *float32 { return it.Match })
+}
+
+// Attention says how often the moment that got the largest share of the attention holds what a question is about, of questions where some of
+// the moments shown do and some do not; and how often the one does that is nearest to the question, and any one.
+type Attention struct {
+	Largest Rate    `json:"largest"`
+	Nearest Rate    `json:"nearest"`
+	Chance  float64 `json:"chance"`
+}
+
+// attention is nil where the shares are not known.
+func attention(all []Record) *Attention {
+	var a Attention
+	n, largest, nearest, matched := 0, 0, 0, 0
+	for _, r := range all {
+		if r.ShareHolds == nil || r.Holders == 0 || r.Holders == r.Shown {
+			continue
+		}
+		n++
+		a.Chance += float64(r.Holders) / float64(r.Shown)
+		if *r.ShareHolds {
+			largest++
+		}
+		if r.MatchHolds != nil {
+			matched++
+			if *r.MatchHolds {
+				nearest++
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	a.Largest, a.Nearest, a.Chance = NewRate(largest, n), NewRate(nearest, matched), round3(a.Chance/float64(n))
+	return &a
 }
 
 // summarise counts.
@@ -243,6 +318,7 @@ func summarise(o SimOptions, all []Record) *SimReport {
 	}
 	r.Closed, r.FirstTokenMS = NewRate(closed.exact, closed.n), median(first)
 	r.Order.Rate = NewRate(order.exact, order.n)
+	r.Attention = attention(all)
 	if order.n > 0 {
 		r.Order.Kendall = round3(tau / float64(order.n))
 	}

@@ -30,6 +30,7 @@ const (
 	Connecting State = "connecting" // being opened, no frame yet
 	Live       State = "live"       // frames arrive
 	Stalled    State = "stalled"    // open, but no frame for longer than the stall time-out
+	Frozen     State = "frozen"     // frames arrive, but the picture has not changed for longer than the freeze time-out
 	Offline    State = "offline"    // failed; waiting before the next attempt
 	Ended      State = "ended"      // a file's end, or closed; nothing will follow
 )
@@ -37,10 +38,13 @@ const (
 // Status is a source's condition at one moment. Times are wall clock.
 type Status struct {
 	State      State
-	Since      time.Time // when State began
-	Err        string    // why it is stalled or offline; empty when live
-	LastFrame  time.Time // arrival of the newest frame; zero before the first
-	Frames     uint64    // frames received, the dropped ones included
-	Dropped    uint64    // frames thrown away because the consumer was slower than a live source
-	Reconnects uint64    // times the source came back after a failure
+	Since      time.Time     // when State began
+	Err        string        // why it is stalled, frozen or offline; empty when live
+	LastFrame  time.Time     // arrival of the newest frame; zero before the first
+	Changed    time.Time     // while frozen: arrival of the first frame that shows what all later ones do
+	Frames     uint64        // frames received, the dropped ones included
+	Dropped    uint64        // frames thrown away because the consumer was slower than a live source
+	Reconnects uint64        // times the source came back after a failure
+	FrozenFor  time.Duration // that it has been frozen in all, before the present time if it is
+	Stalls     uint64        // times an open source gave no frame for longer than the stall time-out
 }

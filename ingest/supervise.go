@@ -4,26 +4,33 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
 
 // Options tune a Supervisor. The zero value of a field means its default.
 type Options struct {
-	Live         bool             // restart for ever and drop rather than block; else a file, unless the Source has a method Live() bool that says true
-	OpenTimeout  time.Duration    // 20 s: for the Opener
-	FirstTimeout time.Duration    // 20 s: from opened to the first frame (a camera's next key frame)
-	StallTimeout time.Duration    // 10 s: without a frame, a live source is closed and opened again
-	Queue        int              // 4: frames waiting for Next
-	MinBackoff   time.Duration    // 1 s: the first wait is anything up to this
-	MaxBackoff   time.Duration    // 60 s
-	ResetAfter   time.Duration    // 30 s: of good frames, after which the back-off starts over
-	Gap          time.Duration    // 3 s: a longer hole is a gap in Coverage
-	Log          *slog.Logger     // nil logs nothing
-	Now          func() time.Time // time.Now
+	Live         bool          // restart for ever and drop rather than block; else a file, unless the Source has a method Live() bool that says true
+	OpenTimeout  time.Duration // 20 s: for the Opener
+	FirstTimeout time.Duration // 20 s: from opened to the first frame (a camera's next key frame)
+	StallTimeout time.Duration // 10 s: without a frame, a live source is closed and opened again
+	// FreezeTimeout is after how long without a picture that is new, to the last bit, a live source is Frozen, which a camera that hangs is and a night without
+	// noise may be. Frames of a frozen picture are not passed on: they would be remembered, and stamped, as if something had been seen.
+	// 0 means never.
+	FreezeTimeout time.Duration
+	Queue         int              // 4: frames waiting for Next
+	MinBackoff    time.Duration    // 1 s: the first wait is anything up to this
+	MaxBackoff    time.Duration    // 60 s
+	ResetAfter    time.Duration    // 30 s: of good frames, after which the back-off starts over
+	Gap           time.Duration    // 3 s: a longer hole is a gap in Coverage
+	Log           *slog.Logger     // nil logs nothing
+	Now           func() time.Time // time.Now
 }
 
 func (o Options) withDefaults() Options {
@@ -65,9 +72,12 @@ type Supervisor struct {
 	live  bool // Options.Live, or a source said so
 	stamp stamper
 	drops throttle
+	still stillness
 
 	mu          sync.Mutex
 	status      Status
+	lost        string            // why the last session ended, in one word
+	reconnects  map[string]uint64 // times the source came back, by why it was gone
 	subscribers map[chan Status]struct{}
 }
 
@@ -81,6 +91,7 @@ func Supervise(open Opener, o Options) *Supervisor {
 		done:        make(chan struct{}),
 		queue:       newFrameQueue(o.Queue),
 		status:      Status{State: Connecting, Since: o.Now()},
+		reconnects:  make(map[string]uint64),
 		subscribers: make(map[chan Status]struct{}),
 	}
 	go s.run(ctx)
@@ -106,6 +117,13 @@ func (s *Supervisor) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.status
+}
+
+// Reconnects counts the times that the source came back, by why it had been gone: "stall", "credentials", "end" or "failure".
+func (s *Supervisor) Reconnects() map[string]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.reconnects)
 }
 
 // Subscribe returns a channel that holds the newest Status: the present one at once, then one at each change of State or Err.
@@ -146,7 +164,14 @@ func (s *Supervisor) setState(state State, cause string) {
 		return
 	}
 	if s.status.State != state {
-		s.status.Since = s.o.Now()
+		now := s.o.Now()
+		if s.status.State == Frozen {
+			s.status.FrozenFor += now.Sub(s.status.Since)
+		}
+		s.status.Since = now
+		if state == Stalled {
+			s.status.Stalls++
+		}
 	}
 	s.status.State, s.status.Err = state, cause
 	for ch := range s.subscribers {
@@ -182,6 +207,7 @@ func (s *Supervisor) run(ctx context.Context) {
 			wait.reset()
 		}
 		pause := wait.next(errors.Is(err, ErrCredentials))
+		s.gone(err)
 		s.setState(Offline, cause(err))
 		s.o.Log.Warn("source offline", "err", err, "retry_in", pause.Round(time.Millisecond))
 		t := time.NewTimer(pause)
@@ -203,6 +229,25 @@ func (s *Supervisor) ended(err error) {
 	}
 	s.queue.end(err)
 	s.setState(Ended, text)
+}
+
+// errStall marks the error of a session that was ended because no frame came in time.
+type errStall struct{ error }
+
+// gone notes why the source went away, for Reconnects.
+func (s *Supervisor) gone(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch stall := (errStall{}); {
+	case errors.As(err, &stall):
+		s.lost = "stall"
+	case errors.Is(err, ErrCredentials):
+		s.lost = "credentials"
+	case errors.Is(err, io.EOF):
+		s.lost = "end"
+	default:
+		s.lost = "failure"
+	}
 }
 
 func cause(err error) string {
@@ -255,13 +300,21 @@ func (s *Supervisor) session(ctx context.Context) (good time.Duration, err error
 					s.arrived(false, now)
 				}
 				good = now.Sub(first)
+				late, limit = "no frame for", s.o.StallTimeout
+				if s.live && s.still.frozen(e.frame.Pix, now, s.o.FreezeTimeout) {
+					s.mu.Lock()
+					s.status.Changed = s.still.since
+					s.mu.Unlock()
+					s.setState(Frozen, fmt.Sprintf("the picture has not changed for %v", s.o.FreezeTimeout))
+					watchdog.Reset(limit)
+					continue
+				}
 				s.setState(Live, "")
 				s.deliver(ctx, s.stamp.stamp(*e.frame, now, s.live))
-				late, limit = "no frame for", s.o.StallTimeout
 				watchdog.Reset(limit) // after deliver: a file's consumer may take its time
 			}
 		case <-watchdog.C:
-			timeout := fmt.Errorf("%s %v", late, limit)
+			timeout := errStall{fmt.Errorf("%s %v", late, limit)}
 			s.setState(lateState, timeout.Error())
 			if lateState == Stalled && !s.live {
 				continue // a slow disk or a long picture; nothing better would come of starting over
@@ -325,6 +378,33 @@ func (s *Supervisor) read(ctx context.Context, events chan<- event) {
 	}
 }
 
+// stillness notices a picture that stays the same to the last bit, or that goes round the same few: a camera codes a picture that hangs anew
+// at every key frame, and what is decoded goes round once a group of pictures.
+type stillness struct {
+	seed  maphash.Seed
+	seen  [stillRound]uint64 // sums of the latest pictures that were new
+	next  int                // in seen
+	since time.Time          // of the latest that was new; zero before any
+}
+
+// stillRound is how many pictures may go round.
+const stillRound = 32
+
+// frozen reports whether no new picture has come for limit, with pix at now.
+func (s *stillness) frozen(pix []byte, now time.Time, limit time.Duration) bool {
+	if limit <= 0 {
+		return false
+	}
+	if s.since.IsZero() {
+		s.seed = maphash.MakeSeed()
+	}
+	if sum := maphash.Bytes(s.seed, pix); s.since.IsZero() || !slices.Contains(s.seen[:], sum) {
+		s.seen[s.next], s.since = sum, now
+		s.next = (s.next + 1) % stillRound
+	}
+	return now.Sub(s.since) >= limit
+}
+
 func (s *Supervisor) guard(what string, call func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -340,6 +420,7 @@ func (s *Supervisor) arrived(first bool, now time.Time) {
 	defer s.mu.Unlock()
 	if first && s.status.Frames > 0 {
 		s.status.Reconnects++
+		s.reconnects[s.lost]++
 	}
 	s.status.Frames++
 	s.status.LastFrame = now

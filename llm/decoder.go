@@ -14,6 +14,7 @@ import (
 const (
 	opsStepRows  = 8
 	opsChunkRows = 512
+	opsShares    = 1024     // ranges of rows that a row's attention is told by
 	opsPoolBytes = 48 << 20 // of K/V, unless one context takes more or four take less
 )
 
@@ -32,6 +33,7 @@ type opsDecoder struct {
 
 	x, h, qkv, att, up, mid compute.Tensor // a pass, opsChunkRows rows
 	logits                  compute.Tensor // [opsStepRows, Vocab]
+	shares                  compute.Tensor // [opsStepRows*Layers, opsShares], a segment's layers one after another
 	turns                   compute.Tensor // [chunk rows, HeadDim], see rotate; none where RoPE does
 
 	out    compute.Matrix // logits on the host
@@ -165,6 +167,7 @@ func (d *opsDecoder) load(ctx context.Context, w compute.DecoderWeights) error {
 	room(&d.up, rows, 2*c.MLP)
 	room(&d.mid, rows, c.MLP)
 	room(&d.logits, opsStepRows, c.Vocab)
+	room(&d.shares, opsStepRows*c.Layers, opsShares)
 	if d.tabled() {
 		room(&d.turns, rows, c.HeadDim)
 	}
@@ -341,6 +344,7 @@ func (d *opsDecoder) pass(ops compute.Ops) {
 		if i == len(d.layers)-1 && want == 0 {
 			return
 		}
+		d.share(ops, i, qkv.Columns(0, q))
 		if i == len(d.layers)-1 && want < n { // past the last layer's keys and values only the rows that are drawn from matter
 			d.gather(ops, h, x)
 			x, h, att = h.Slice(0, want), x.Slice(0, want), att.Slice(0, want)
@@ -357,6 +361,48 @@ func (d *opsDecoder) pass(ops compute.Ops) {
 	logits := d.logits.Slice(0, want)
 	ops.Linear(logits, h, d.head, compute.LinearArgs{})
 	ops.Download(compute.Matrix{Rows: want, Cols: c.Vocab, Data: d.out.Data[:want*c.Vocab]}, logits)
+	d.tell(ops)
+}
+
+// told is a segment's part of shares: its layers, of its ranges; none where it is not asked, or the device cannot tell. i is its place in the pass.
+func (d *opsDecoder) told(ops compute.Ops, i int) compute.Tensor {
+	s := d.segments[i].Shares
+	if s == nil || i >= opsStepRows || s.From < 0 || s.From >= d.c.Layers || len(s.Bounds) < 2 || len(s.Bounds)-1 > opsShares || len(d.segments[i].Draws) == 0 {
+		return compute.Tensor{}
+	}
+	if _, ok := ops.(compute.Sharer); !ok {
+		return compute.Tensor{}
+	}
+	return d.shares.Slice(i*d.c.Layers+s.From, (i+1)*d.c.Layers).Columns(0, len(s.Bounds)-1)
+}
+
+// share finds what the last rows of segments that ask for it attend to in a layer, whose keys are stored.
+func (d *opsDecoder) share(ops compute.Ops, i int, q compute.Tensor) {
+	end := 0
+	for n := range d.segments {
+		s := &d.segments[n]
+		end += s.Rows()
+		if s.Shares == nil || i < s.Shares.From {
+			continue
+		}
+		if to := d.told(ops, n); !to.None() {
+			at := i - s.Shares.From
+			ops.(compute.Sharer).Shares(to.Slice(at, at+1), q.Slice(end-1, end), d.layers[i].k, compute.ShareArgs{
+				Heads: d.c.Heads, KVHeads: d.c.KVHeads, HeadDim: d.c.HeadDim, Past: s.Past + s.Rows() - 1, Pages: s.Pages, Bounds: s.Shares.Bounds,
+			})
+		}
+	}
+}
+
+// tell hands out what share found.
+func (d *opsDecoder) tell(ops compute.Ops) {
+	for n := range d.segments {
+		if from := d.told(ops, n); !from.None() {
+			s := d.segments[n].Shares
+			s.Layers = compute.NewMatrix(from.Rows, from.Cols)
+			ops.Download(s.Layers, from)
+		}
+	}
 }
 
 // store writes the new rows' keys and values to their pages.

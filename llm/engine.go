@@ -32,6 +32,7 @@ type Options struct {
 	MaxTokens         int     // 0 is 256
 	Temperature, TopP float32 // Temperature 0 is greedy; TopP 0 or 1 keeps all tokens
 	Seed              uint64
+	Shares            bool   // tell Stats.Shares
 	Client            uint64 // whose question it is: when many wait, clients take turns
 }
 
@@ -53,7 +54,12 @@ type Stats struct {
 	Queued       time.Duration
 	FirstToken   time.Duration
 	Total        time.Duration
-	Finish       string // "stop" (the model ended), "length" (MaxTokens or context) or "cancelled" (ctx, emit or Close)
+	// Shares is, of each Part of the prompt, its share of the attention that the model gave to visual parts as it was about to say its first
+	// token: over all heads of the upper half of its layers (see shares), 0 of other parts. It was read; that does not prove that the answer
+	// rests on it. nil when it was not asked for, or this device cannot tell.
+	Shares []float32
+	Chosen float64 // of Choose: how probable all choices were together
+	Finish string  // "stop" (the model ended), "length" (MaxTokens or context) or "cancelled" (ctx, emit or Close)
 }
 
 // Counters say what an Engine holds now and has done so far.
@@ -61,10 +67,11 @@ type Counters struct {
 	Waiting, Active int    // questions
 	Refused         uint64 // with ErrBusy
 
-	StepPasses, StepRows, StepRequests uint64 // passes that decode; StepRequests/StepPasses is how many answers share one
-	PromptPasses, PromptRows           uint64 // passes of prompts
-	WarmPasses, WarmRows               uint64 // passes of Warm
-	Drafted, Accepted                  uint64 // tokens
+	StepPasses, StepRows, StepRequests uint64           // passes that decode; StepRequests/StepPasses is how many answers share one
+	PromptPasses, PromptRows           uint64           // passes of prompts
+	WarmPasses, WarmRows               uint64           // passes of Warm
+	Drafted, Accepted                  uint64           // tokens
+	AcceptedAt                         [maxDraft]uint64 // of those, the ones at each place of their draft
 
 	Pages, FreePages, CachedPages int // of K/V, 64 rows each: all, empty ones, and ones kept for prompts that begin alike
 	EvictedPages                  uint64
@@ -269,6 +276,9 @@ func (e *Engine) Generate(ctx context.Context, p Prompt, o Options, emit func(To
 	r.draw = compute.Draw{Temperature: o.Temperature, TopP: o.TopP}
 	r.seed, r.client = o.Seed, o.Client
 	r.committed = append(make([]int32, 0, len(r.seq.tokens)+r.limit), r.seq.tokens...)
+	if o.Shares && r.seq.visual > 0 {
+		r.shares = &compute.Shares{Bounds: r.seq.parts, From: e.c.Layers / 2}
+	}
 	r.out = make(chan int32, r.limit)
 	stats := Stats{PromptTokens: len(r.seq.keys), VisualTokens: r.seq.visual}
 	var text *tokenizer.Stream
@@ -292,6 +302,9 @@ func (e *Engine) Generate(ctx context.Context, p Prompt, o Options, emit func(To
 		}
 	}
 	stats.CachedTokens, stats.Drafted, stats.Accepted, stats.Finish = r.cached, r.drafted, r.accepts, r.finish
+	if r.shares != nil {
+		stats.Shares = shares(p, r.shares.Layers)
+	}
 	stats.Total = time.Since(start)
 	if stats.Queued = stats.Total; !r.started.IsZero() {
 		stats.Queued = r.started.Sub(start)

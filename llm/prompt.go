@@ -30,6 +30,15 @@ type Part struct {
 	Advance int32
 }
 
+// Join appends q to p, which it may overwrite. Where two texts meet they become one, because tokens reach across the seam.
+func Join(p, q Prompt) Prompt {
+	if n := len(p); n > 0 && len(q) > 0 && p[n-1].Text != "" && q[0].Text != "" {
+		p[n-1].Text += q[0].Text
+		q = q[1:]
+	}
+	return append(p, q...)
+}
+
 // Grid is how rows lie: T x H x W of them, T slowest, W fastest. The row at (t, h, w) stands at time t, height h and width w.
 type Grid struct{ T, H, W int }
 
@@ -80,8 +89,9 @@ type sequence struct {
 	keys   []key
 	tokens []int32
 	visual int
-	axes   int   // of positions
-	next   int32 // where the row behind the last stands, on every axis if there are three
+	parts  []int32 // where each part begins, and the last ends
+	axes   int     // of positions
+	next   int32   // where the row behind the last stands, on every axis if there are three
 }
 
 // maxPosition bounds positions: up to there every one is a float32.
@@ -90,6 +100,7 @@ const maxPosition = 1 << 24
 func (p Prompt) rows(tok *tokenizer.Tokenizer, c *Config) (*sequence, error) {
 	s := &sequence{axes: c.axes()}
 	for i, part := range p {
+		s.parts = append(s.parts, int32(len(s.keys)))
 		set := 0
 		for _, is := range []bool{part.Control != "", part.Text != "", part.Tokens != nil, part.Visual.Rows != 0} {
 			if is {
@@ -121,6 +132,7 @@ func (p Prompt) rows(tok *tokenizer.Tokenizer, c *Config) (*sequence, error) {
 			}
 		}
 	}
+	s.parts = append(s.parts, int32(len(s.keys)))
 	for i, id := range s.tokens {
 		if int(id) >= c.Vocab || id < 0 && s.keys[i].of == 0 {
 			return nil, fmt.Errorf("%w: token %d is outside the model's vocabulary of %d", ErrPrompt, id, c.Vocab)

@@ -74,7 +74,7 @@ func (s *scheduler) submit(r *request) error {
 		return s.closed
 	case r.warms():
 		s.warming = append(s.warming, r)
-	case s.waiting.n >= s.maxQueue:
+	case s.waiting.n >= s.maxQueue, r.choosing != nil && s.waiting.n >= (s.maxQueue+1)/2: // machines that ask leave room for people
 		s.counters.Refused++
 		return fmt.Errorf("%w: %d questions are waiting", ErrBusy, s.waiting.n)
 	default:
@@ -305,18 +305,28 @@ func (s *scheduler) runPrompt(r *request, chunk int) {
 	s.forward()
 }
 
-// runStep runs the rows of all that fit into a step pass: one row each, then ends of prompts, then drafts, as there is room.
+// runStep runs the rows of all that fit into a step pass: one row each (a whole path of one that chooses), then ends of prompts, then drafts, as there
+// is room.
 func (s *scheduler) runStep() {
 	s.riders = s.riders[:0]
+	room := s.limits.StepRows
 	for _, r := range s.active {
-		if r.rest() <= s.limits.StepRows && len(s.riders) < min(s.limits.Segments, s.limits.StepRows) {
+		need := 1
+		if r.choosesNow() {
+			need = len(r.choosing.path())
+		}
+		if r.rest() <= s.limits.StepRows && len(s.riders) < s.limits.Segments && need <= room {
 			s.riders = append(s.riders, r)
+			room -= need
 		}
 	}
-	room := s.limits.StepRows - len(s.riders)
 	decoding := 0
 	for _, r := range s.riders {
 		rest := r.rest()
+		if r.choosesNow() {
+			r.choose()
+			continue
+		}
 		if rest <= 0 {
 			decoding++
 			continue
@@ -326,7 +336,7 @@ func (s *scheduler) runStep() {
 		r.prefill(n)
 	}
 	for _, r := range s.riders {
-		if r.rest() > 0 {
+		if r.rest() > 0 || r.choosing != nil {
 			continue
 		}
 		draft := r.draft(s.drafter, min(r.most(s.context), (room+decoding-1)/decoding), s.vocab)
@@ -354,7 +364,10 @@ func (s *scheduler) forward() {
 	}
 	for _, r := range s.riders {
 		s.rotate(r)
+		before := r.accepts
 		finish, err := r.accept(s.context)
+		s.tallyDraft(r.drafted-r.tallied, r.accepts-before)
+		r.tallied = r.drafted
 		if finish != "" || err != nil {
 			s.finish(r, finish, err)
 		}
@@ -456,6 +469,17 @@ func (s *scheduler) tally(rows int) {
 		c.StepPasses++
 		c.StepRows += uint64(rows)
 		c.StepRequests += uint64(len(s.riders))
+	}
+}
+
+// tallyDraft counts a draft of which the first tokens were right.
+func (s *scheduler) tallyDraft(drafted, accepted int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counters.Drafted += uint64(drafted)
+	s.counters.Accepted += uint64(accepted)
+	for i := range accepted {
+		s.counters.AcceptedAt[i]++
 	}
 }
 

@@ -31,12 +31,16 @@ type request struct {
 	draw   compute.Draw // but for U
 	seed   uint64
 
+	shares   *compute.Shares // what the prompt's last row attends to, where that is wanted; else nil
+	choosing *choosing       // of one that chooses among answers and draws none; else nil
+
 	// The scheduler's goroutine owns these until out is closed.
 	kv                          *kv  // nil while waiting
 	forgot                      bool // its rows are not to be found by others
 	cached                      int  // rows of the prompt that were there
 	committed                   []int32
 	generated, drafted, accepts int
+	tallied                     int             // of drafted, those that the scheduler has counted
 	segment                     compute.Segment // of the pass under way
 	spans                       []compute.Input
 	positions                   [][3]int32
@@ -70,6 +74,9 @@ func (r *request) prefill(n int) {
 		draws = 1
 	}
 	r.prepare(past, r.seq.keys[past:past+n], draws)
+	if draws > 0 {
+		r.segment.Shares = r.shares
+	}
 }
 
 // verify makes the segment of the last token and a draft of what follows.
@@ -86,6 +93,21 @@ func (r *request) verify(draft []int32) {
 	r.prepare(past, r.ahead, len(r.batch))
 }
 
+// choosesNow reports whether the next pass is over tokens of choices.
+func (r *request) choosesNow() bool { return r.choosing != nil && r.rest() == 0 }
+
+// choose makes the segment of the next path of choices. Its K/V is of no use afterwards, and is written over.
+func (r *request) choose() {
+	past := len(r.kv.keys)
+	r.batch, r.ahead = r.batch[:0], r.ahead[:0]
+	for depth, i := range r.choosing.path() {
+		id := r.choosing.branches[i].token
+		r.batch, r.ahead = append(r.batch, id), append(r.ahead, r.seq.token(id, past+depth))
+	}
+	r.spans = append(r.spans[:0], compute.Input{IDs: r.batch})
+	r.prepare(past, r.ahead, len(r.batch))
+}
+
 // prepare makes the segment of the rows in spans, whose keys are given.
 func (r *request) prepare(past int, keys []key, draws int) {
 	r.kv.grow(past + len(keys))
@@ -98,6 +120,9 @@ func (r *request) prepare(past int, keys []key, draws int) {
 		r.draws, r.drawn = append(r.draws, d), append(r.drawn, -1)
 	}
 	r.segment = compute.Segment{Inputs: r.spans, Past: past, Pages: r.kv.pages, Draws: r.draws, Drawn: r.drawn}
+	if r.choosing != nil && draws > 0 {
+		r.segment.Logits = r.choosing.room(draws)
+	}
 	if r.seq.axes != 3 {
 		return
 	}
@@ -126,10 +151,15 @@ func (r *request) accept(context int) (finish string, err error) {
 			return "", nil
 		case r.warms():
 			return "stop", nil
+		case r.choosing != nil:
+			return r.chose()
 		case r.drawn[0] < 0:
 			return "", errNotFinite
 		}
 		return r.commit(r.drawn[0]), nil
+	}
+	if r.choosing != nil {
+		return r.chose()
 	}
 	for i, y := range r.drawn {
 		if y < 0 {
@@ -148,6 +178,14 @@ func (r *request) accept(context int) (finish string, err error) {
 		}
 	}
 	return "", nil // not reached: the last row has no draft to follow
+}
+
+// chose takes what a pass found about the choices.
+func (r *request) chose() (finish string, err error) {
+	if done, err := r.choosing.take(); !done || err != nil {
+		return "", err
+	}
+	return "stop", nil
 }
 
 func (r *request) commit(id int32) (finish string) {

@@ -227,7 +227,17 @@ func TestSpeculationChangesNoToken(t *testing.T) {
 	plainOut, _ := asked(t, fakeEngine(t, f, nil, 200, 0), prompt, Options{MaxTokens: 60})
 	plain := len(f.passes)
 	f = newFake(t, 4)
-	out, s := asked(t, fakeEngine(t, f, oracle(-1), 200, 0), prompt, Options{MaxTokens: 60})
+	e := fakeEngine(t, f, oracle(-1), 200, 0)
+	out, s := asked(t, e, prompt, Options{MaxTokens: 60})
+	c := e.Counters()
+	assert.EqualValues(t, s.Drafted, c.Drafted)
+	assert.EqualValues(t, s.Accepted, c.Accepted)
+	sum := uint64(0)
+	for i, n := range c.AcceptedAt {
+		sum += n
+		assert.True(t, i == 0 || n <= c.AcceptedAt[i-1], "a token counts only behind right ones")
+	}
+	assert.Equal(t, c.Accepted, sum)
 	assert.Equal(t, plainOut, out)
 	require.Greater(t, plain, 20)
 	assert.Less(t, len(f.passes), plain/5, "a right draft of 7 saves passes")

@@ -34,6 +34,7 @@ type Bank struct {
 	adding   sync.Mutex // only to catch a second writer
 	writing  sync.Mutex // held while current changes: by Add and Forget
 	current  atomic.Pointer[Snapshot]
+	evicted  atomic.Uint64
 
 	mu      sync.Mutex
 	changed chan struct{} // closed by the next Add; nil when nobody waits
@@ -85,6 +86,7 @@ func (b *Bank) put(e Entry, number uint64) Entry {
 	next := *old
 	next.Version, next.Now = number, e.At
 	next.Entries, next.Newest = b.strategy.Update(old.Entries, e), e
+	b.evicted.Add(uint64(max(0, len(old.Entries)+1-len(next.Entries))))
 	next.Newest.Role = Newest
 	b.publish(&next)
 	return e
@@ -121,6 +123,9 @@ func (b *Bank) Next(ctx context.Context, after uint64) (*Snapshot, error) {
 		}
 	}
 }
+
+// Evicted counts the entries that the strategy let go of, merged into others or dropped, to stay within its bounds.
+func (b *Bank) Evicted() uint64 { return b.evicted.Load() }
 
 // Snapshot returns the bank as it is now. It costs one atomic load, whatever the bank holds.
 func (b *Bank) Snapshot() *Snapshot { return b.current.Load() }

@@ -298,20 +298,11 @@ func (f *coldFile) readItems(index []byte) error {
 // read reads an entry's rows and picture.
 func (f *coldFile) read(r io.ReaderAt, i int) (coldEntry, error) {
 	e := coldEntry{coldItem: f.items[i], level: f.Level, grid: f.grid()}
-	raw := make([]byte, f.rowBytes())
-	at := f.header + f.indexBytes()
-	if _, err := r.ReadAt(raw, at+int64(i)*f.rowBytes()); err != nil {
+	raw, jpeg, err := f.raw(r, i)
+	if err != nil {
 		return e, err
 	}
-	if e.thumb > 0 {
-		e.jpeg = make([]byte, e.thumb)
-		if _, err := r.ReadAt(e.jpeg, at+int64(f.n)*f.rowBytes()+int64(e.thumbAt)); err != nil {
-			return e, err
-		}
-	}
-	if crc32.Update(crc32.Checksum(raw, castagnoli), castagnoli, e.jpeg) != e.sum {
-		return e, fmt.Errorf("entry %d: its checksum does not fit", i)
-	}
+	e.jpeg = jpeg
 	e.rows = compute.NewMatrix(f.r, f.d)
 	for j := range e.rows.Data {
 		var bits uint32

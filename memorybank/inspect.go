@@ -144,6 +144,25 @@ func (s *Snapshot) Levels() map[uint8]int {
 	return levels
 }
 
+// Held lists all that is remembered, in no order: the entries, the frames that some keep beside their rows, and the newest frame. They are read-only.
+func (s *Snapshot) Held() []Entry {
+	list := make([]Entry, 0, len(s.Entries)+1)
+	newest := s.Newest.Tokens.Rows > 0
+	for i := range s.Entries {
+		e := &s.Entries[i]
+		list = append(list, *e)
+		newest = newest && e.ID != s.Newest.ID
+		if x := e.exemplar; x != nil {
+			list = append(list, x.frame)
+			newest = newest && x.frame.ID != s.Newest.ID
+		}
+	}
+	if newest {
+		list = append(list, s.Newest)
+	}
+	return list
+}
+
 // Difference is what two snapshots do not have in common.
 type Difference struct {
 	OnlyA, OnlyB []Entry // entries that the other has not, by ID

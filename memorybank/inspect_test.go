@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -70,4 +71,28 @@ func TestInspectForkLoadDiff(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
 	_, err = Inspect(file)
 	require.Error(t, err)
+}
+
+// Held lists what Levels counts, and the newest frame.
+func TestHeld(t *testing.T) {
+	b, w := New(time.Unix(0, 0), Flash{Synopsis: 5, Detail: 2}), newWalk(1)
+	require.Empty(t, b.Snapshot().Held())
+	for range 40 {
+		b.Add(w.next())
+	}
+	snap := b.Snapshot()
+	levels, seen := map[uint8]int{}, map[uint64]bool{}
+	for _, e := range snap.Held() {
+		require.NotZero(t, e.Tokens.Rows)
+		seen[e.ID] = true
+		levels[e.Level]++
+	}
+	require.True(t, seen[snap.Newest.ID])
+	want := snap.Levels()
+	require.Len(t, levels, len(want))
+	for level, n := range want {
+		require.GreaterOrEqual(t, levels[level], n, "level %d", level)
+		require.LessOrEqual(t, levels[level], n+1, "level %d: the newest frame may come on top", level)
+	}
+	require.EqualValues(t, 40, uint64(len(snap.Entries))+b.Evicted(), "what came in is held, or was let go of")
 }

@@ -98,6 +98,14 @@ func (s *Snapshot) At(t time.Duration) *Snapshot {
 	return &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: frame.At, Newest: frame, strategy: moment{frame}}
 }
 
+// Present returns s as far as its newest frame tells; nil when that is forgotten or nothing was added.
+func (s *Snapshot) Present() *Snapshot {
+	if s.Newest.Tokens.Rows == 0 {
+		return nil
+	}
+	return &Snapshot{Version: s.Version, Epoch: s.Epoch, Now: s.Newest.At, Newest: s.Newest, strategy: moment{s.Newest}}
+}
+
 // knowsMore reports whether a tells more of the moment t than b does. The gaps are how far their spans are from it.
 func knowsMore(a *Entry, gapA time.Duration, b *Entry, gapB time.Duration, t time.Duration) bool {
 	fa, fb := a.frame(), b.frame()

@@ -15,6 +15,7 @@ type namedTime struct {
 	verdict looked
 	span    ingest.Span // where it was seen, both ends included; zero where it may be any time
 	at      time.Time   // of a moment
+	only    bool        // nothing else may be shown: the asker's own bounds
 }
 
 // namedTimes finds the times that a question names and whether anyone was watching then. Without a coverage map, as when a bank
@@ -151,6 +152,8 @@ func sourceWords(s ingest.State) string {
 		return "the first picture is still on its way"
 	case ingest.Stalled:
 		return "the source is connected but sends no pictures"
+	case ingest.Frozen:
+		return "the source sends the same picture over and over, so I take it for frozen"
 	case ingest.Ended:
 		return "the source has ended"
 	}

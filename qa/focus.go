@@ -42,11 +42,12 @@ func (s *Session) focus(ctx context.Context, question string, times []namedTime,
 // aroundMoment is how much around a moment is read from the disk to find a picture of it.
 const aroundMoment = 3 * time.Second
 
-// narrow is focus without the preference.
+// narrow is focus without the preference. The view is nil where only what lies in the times may be shown and nothing of them is remembered.
 func (s *Session) narrow(ctx context.Context, question string, query []float32, times []namedTime, e *Evidence, snap *memorybank.Snapshot, budget int) (
 	view *memorybank.Snapshot, text string, err error) {
 	span, ok := spanOf(times)
-	if !ok || aboutNow.MatchString(question) && span.To.Before(e.AsOf) {
+	only := slices.ContainsFunc(times, func(t namedTime) bool { return t.only })
+	if !ok || !only && aboutNow.MatchString(question) && span.To.Before(e.AsOf) {
 		return snap, question, nil
 	}
 	// recall goes on from memory when the disk fails.
@@ -85,7 +86,12 @@ func (s *Session) narrow(ctx context.Context, question string, query []float32, 
 	if view, err = recall(from, to, query, budget); err != nil {
 		return nil, "", err
 	}
-	if view == nil || isWhole(view, snap) {
+	switch {
+	case view == nil && only:
+		return nil, question, nil
+	case view == nil:
+		return snap, question, nil
+	case isWhole(view, snap) && !only:
 		return snap, question, nil
 	}
 	e.Focus = span

@@ -22,6 +22,13 @@ type Layout interface {
 	Question(text string, now time.Time) llm.Prompt
 }
 
+// Conversational is a Layout of models that understand a question from what was said before it.
+type Conversational interface {
+	Layout
+	// Conversation is Question after earlier exchanges about the same memory, oldest first.
+	Conversation(history []Exchange, text string, now time.Time) llm.Prompt
+}
+
 // Marked is the layout of models that were trained on memories: the embedded default. For each entry its role's control token, its wall time
 // in six digits (HHMMSS in the epoch's Location: a synopsis's start, else the frame's own) and its rows; then the question.
 type Marked struct{}
@@ -91,62 +98,121 @@ const (
 const memoryWords = "These are moments of what one camera saw, each after the time of day when it was taken.\n"
 
 // Memory implements Layout.
-func (c Chat) Memory(snap *memorybank.Snapshot, entries []memorybank.Entry, rows []compute.Matrix) (p llm.Prompt, err error) {
-	p = c.Template.Open(c.System)
-	defer func() {
-		if err == nil && c.End.Rows > 0 && len(entries) > 0 {
-			p = append(p, llm.Part{Visual: c.End, ID: endID})
+func (c Chat) Memory(snap *memorybank.Snapshot, entries []memorybank.Entry, rows []compute.Matrix) (llm.Prompt, error) {
+	p := c.Template.Open(c.System)
+	if c.Times == Spoken {
+		words := memoryWords
+		if n := len(p); strings.HasSuffix(p[n-1].Text, ":") { // SmolVLM's "User:", which a space follows where words do
+			words = " " + words
 		}
-	}()
-	say := func(text string) { // neighbouring texts are one, because tokens reach across the seam
-		last := &p[len(p)-1]
-		switch {
-		case last.Text == "":
-			p = append(p, llm.Part{Text: text})
-		case strings.HasSuffix(last.Text, ":"): // SmolVLM's "User:", which a space follows where words do
-			last.Text += " " + text
-		default:
-			last.Text += text
-		}
+		p = llm.Join(p, llm.Prompt{{Text: words}})
 	}
-	switch c.Times {
-	case Silent:
+	parts, err := c.pictures(snap, entries, rows)
+	if err != nil {
+		return nil, err
+	}
+	return c.ended(llm.Join(p, parts), len(entries)), nil
+}
+
+// ended adds what belongs behind a memory's last picture.
+func (c Chat) ended(p llm.Prompt, pictures int) llm.Prompt {
+	if c.End.Rows > 0 && pictures > 0 {
+		p = append(p, llm.Part{Visual: c.End, ID: endID})
+	}
+	return p
+}
+
+// pictures are a memory's entries, each with what says its time.
+func (c Chat) pictures(snap *memorybank.Snapshot, entries []memorybank.Entry, rows []compute.Matrix) (p llm.Prompt, err error) {
+	if c.Times == Silent {
 		parts, err := c.silent(snap, entries, rows)
 		if err != nil || len(parts) == 0 {
-			return p, err
+			return nil, err
 		}
 		around := c.Template.Visual(llm.Part{})
 		for i, part := range around {
 			if part.Control == "" { // where the rows go
-				p = append(append(append(p, around[:i]...), parts...), around[i+1:]...)
-				break
+				return append(append(append(p, around[:i]...), parts...), around[i+1:]...), nil
 			}
 		}
-	case Numbered:
-		for i, e := range entries {
-			line := ""
+		return nil, nil
+	}
+	for i, e := range entries {
+		before := "\n" + snap.Wall(shownAt(e)).Format(time.TimeOnly) + ":"
+		if c.Times == Numbered {
+			before = fmt.Sprintf("Frame%d at %.1fs: ", e.Frame()+1, shownAt(e).Seconds())
 			if i > 0 { // the line of the last one ends with the question: see chat.Template
-				line = "\n"
+				before = "\n" + before
 			}
-			say(line + fmt.Sprintf("Frame%d at %.1fs: ", e.Frame()+1, shownAt(e).Seconds()))
-			p = append(p, c.Template.Visual(visual(e, rows[i]))...)
 		}
-	default:
-		say(memoryWords)
-		for i, e := range entries {
-			say("\n" + snap.Wall(shownAt(e)).Format(time.TimeOnly) + ":")
-			p = append(p, c.Template.Visual(visual(e, rows[i]))...)
-		}
+		p = llm.Join(p, llm.Prompt{{Text: before}})
+		p = append(p, c.Template.Visual(visual(e, rows[i]))...)
 	}
 	return p, nil
 }
 
-// Question implements Layout.
-func (c Chat) Question(text string, now time.Time) llm.Prompt {
-	if c.Times == Spoken {
-		text = fmt.Sprintf("\n\nIt is %s now. %s", now.Format(time.TimeOnly), text)
+// A Section is one camera's part of a prompt about several.
+type Section struct {
+	Camera  string
+	Snap    *memorybank.Snapshot
+	Entries []memorybank.Entry
+	Rows    []compute.Matrix // of the entries, in the model's space
+}
+
+// Sectioned is a Layout that can show several cameras' memories in one prompt, each under its name.
+type Sectioned interface {
+	Layout
+	// Sections lays out what comes before the first memory and each memory by itself; joined by llm.Join they are what Memory is of one. ok
+	// is false where the model was not trained to be told which pictures are whose.
+	Sections(list []Section) (begin llm.Prompt, each []llm.Prompt, ok bool, err error)
+}
+
+// Sections implements Sectioned.
+func (c Chat) Sections(list []Section) (begin llm.Prompt, each []llm.Prompt, ok bool, err error) {
+	if c.Times == Silent {
+		return nil, nil, false, nil
 	}
-	return c.Template.Close(text)
+	begin = llm.Join(c.Template.Open(c.System), llm.Prompt{{Text: fmt.Sprintf(
+		"These are moments of what %d cameras saw, camera by camera, each after the time when it was taken.\n", len(list))}})
+	for i, s := range list {
+		parts, err := c.pictures(s.Snap, s.Entries, s.Rows)
+		if err != nil {
+			return nil, nil, false, err
+		}
+		p := llm.Join(llm.Prompt{{Text: "\nCamera " + s.Camera + ":\n"}}, parts)
+		if i == len(list)-1 {
+			p = c.ended(p, len(s.Entries))
+		}
+		each = append(each, p)
+	}
+	return begin, each, true, nil
+}
+
+// Question implements Layout.
+func (c Chat) Question(text string, now time.Time) llm.Prompt { return c.Conversation(nil, text, now) }
+
+// Conversation implements Conversational: the earlier exchanges are turns of their own, the first question right behind the memory.
+func (c Chat) Conversation(history []Exchange, text string, now time.Time) llm.Prompt {
+	said := []string{}
+	for _, x := range history {
+		said = append(said, x.Question, x.Answer)
+	}
+	if c.Times == Spoken {
+		text = fmt.Sprintf("It is %s now. %s", now.Format(time.TimeOnly), text)
+	}
+	said = append(said, text)
+	if c.Times == Spoken {
+		said[0] = "\n\n" + said[0]
+	}
+	var later []chat.Turn
+	for i, words := range said[1:] {
+		role := chat.Assistant
+		if i%2 == 1 {
+			role = chat.User
+		}
+		later = append(later, chat.Turn{Role: role, Parts: []llm.Part{{Text: words}}})
+	}
+	return c.Template.Continue(said[0], later)
 }
 
 // visual is an entry's rows as one picture.
@@ -237,6 +303,14 @@ func (r Reading) memory(ctx context.Context, j *joined, snap *memorybank.Snapsho
 		return nil, err
 	}
 	return r.layout().Memory(snap, entries, rows)
+}
+
+// question is what follows the memory. Only a Conversational layout has use for the history.
+func (r Reading) question(history []Exchange, text string, now time.Time) llm.Prompt {
+	if c, ok := r.layout().(Conversational); ok {
+		return c.Conversation(history, text, now)
+	}
+	return r.layout().Question(text, now)
 }
 
 func (r Reading) layout() Layout {

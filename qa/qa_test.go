@@ -335,7 +335,7 @@ func TestAsk(t *testing.T) {
 	require.Equal(t, "q1", a.ID)
 	require.EqualValues(t, 10, a.Version)
 	require.False(t, a.FromCoverage)
-	require.Equal(t, llm.Options{MaxTokens: 9, Temperature: 0.5, TopP: 0.9, Seed: 4}, model.options[0])
+	require.Equal(t, llm.Options{MaxTokens: 9, Temperature: 0.5, TopP: 0.9, Seed: 4, Shares: true}, model.options[0])
 	require.Equal(t, "stop", a.Stats.Finish)
 
 	e := a.Evidence

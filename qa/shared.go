@@ -27,6 +27,15 @@ func (s shared) Generate(ctx context.Context, p llm.Prompt, o llm.Options, emit 
 	return s.Model.Generate(ctx, s.own(p), o, emit)
 }
 
+// Choose implements Chooser.
+func (s shared) Choose(ctx context.Context, p llm.Prompt, choices []string) ([]float64, llm.Stats, error) {
+	c, ok := s.Model.(Chooser)
+	if !ok {
+		return nil, llm.Stats{}, errNoChooser
+	}
+	return c.Choose(ctx, s.own(p), choices)
+}
+
 // Warm implements Warmer.
 func (s shared) Warm(ctx context.Context, p llm.Prompt) error {
 	w, ok := s.Model.(Warmer)

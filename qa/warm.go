@@ -106,7 +106,10 @@ func (s *Session) warmPrompt(ctx context.Context, snap *memorybank.Snapshot) (ll
 func (s *Session) snapshot(q Question) *memorybank.Snapshot {
 	newest, warm := s.bank.Snapshot(), s.warm.snap.Load()
 	switch {
-	case warm == nil, s.budget(q) != s.usual(), newest.Now-warm.Now > time.Duration(s.warm.age.Load()):
+	case warm == nil, s.budget(q) != s.usual(), !q.From.IsZero(), !q.To.IsZero(), !q.AsOf.IsZero(), newest.Now-warm.Now > time.Duration(s.warm.age.Load()):
+		return newest
+	}
+	if _, ok := happeningIn(q.Text); ok || sinceAskedWords.MatchString(q.Text) {
 		return newest
 	}
 	if times, _ := timesIn(q.Text, s.now().In(newest.Epoch.Location())); len(times) > 0 {

@@ -89,7 +89,11 @@ func Watch(ctx context.Context, src Source, enc Encoder, bank Memory, meters ...
 			if indicates {
 				e.Indicator = memorybank.NewIndicator(indicator.Indicate(e.Tokens))
 			}
+			begun := time.Now()
 			bank.Add(e)
+			for _, m := range meters {
+				m.remembered(time.Since(begun))
+			}
 			for j, f := range u {
 				if j > 0 && f.Index == u[j-1].Index {
 					break // repeated
@@ -148,7 +152,7 @@ func encode(ctx context.Context, enc Encoder, batch [][]ingest.Frame, meters []*
 	start := time.Now()
 	rows, err := enc.Encode(ctx, slices.Concat(batch...)...)
 	for _, m := range meters {
-		m.encoded(time.Since(start))
+		m.encoded(time.Since(start), len(batch))
 	}
 	entries := make([]memorybank.Entry, len(batch))
 	if err == nil && len(rows) != len(batch) {
@@ -192,8 +196,23 @@ func check(m compute.Matrix, cells int) error {
 type Meter struct {
 	Now func() time.Time // nil is time.Now; set before Watch
 
+	// Who is told of each measurement as it is made; nil: nobody. Set before Watch.
+	Encode Observer // seconds of a call of the encoder
+	Batch  Observer // units of frames in it
+	Update Observer // seconds until the memory had taken an entry in
+	Behind Observer // seconds from a frame's wall time to when it was in the memory
+
 	mu sync.Mutex
 	p  Progress
+}
+
+// Observer takes measurements one by one; a Prometheus histogram is one.
+type Observer interface{ Observe(float64) }
+
+func observe(o Observer, v float64) {
+	if o != nil {
+		o.Observe(v)
+	}
 }
 
 // Progress is what a Meter shows.
@@ -226,13 +245,18 @@ func (m *Meter) added(wall time.Time) {
 	defer m.mu.Unlock()
 	m.p.Frames++
 	m.p.LastFrame, m.p.Lag = wall, max(m.now().Sub(wall), 0)
+	observe(m.Behind, m.p.Lag.Seconds())
 }
 
-func (m *Meter) encoded(d time.Duration) {
+func (m *Meter) encoded(d time.Duration, units int) {
+	observe(m.Encode, d.Seconds())
+	observe(m.Batch, float64(units))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.p.Encoding += d
 }
+
+func (m *Meter) remembered(d time.Duration) { observe(m.Update, d.Seconds()) }
 
 func (m *Meter) failed(err error) {
 	m.mu.Lock()

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"afterimage/ingest"
 	"afterimage/llm"
 	"afterimage/qa"
 )
@@ -16,7 +15,9 @@ type answering struct {
 	*session
 	arrived  time.Time
 	question qa.Question
+	streams  []*served
 	itemID   string
+	talk     bool // the question is the conversation's, and the answer will be
 	response responseInfo
 	text     strings.Builder
 	first    time.Duration // from the question's arrival to its first text
@@ -44,16 +45,23 @@ func (a *answering) delta(text string) error {
 func (a *answering) run(ctx context.Context) event {
 	ctx, stop := context.WithTimeoutCause(ctx, a.srv.cfg.AnswerTimeout, errTooLong)
 	defer stop()
-	ans, err := a.stream.Ask(ctx, a.question, a.delta)
+	var ans combined
+	err := ctx.Err() // it may have been cancelled while it waited
+	if err == nil {
+		ans, err = a.srv.ask(ctx, a.streams, a.question, a.delta)
+	}
 	if a.text.Len() == 0 && err == nil {
 		_ = a.delta(ans.Text) // a lost connection ends the session by itself
 	}
 	text := a.text.String()
 	a.put(&textEvent{header: a.header("response.output_text.done"), ItemID: a.itemID, Text: &text})
 	if err == nil || !ans.Evidence.AsOf.IsZero() {
-		a.put(a.evidence(ans.Evidence))
+		body := a.srv.evidenceOf(a.streams[0].Name(), ans.Evidence)
+		body.Asked = ans.Asked
+		a.put(&evidenceEvent{a.header("response.evidence"), body})
 	}
 	r := &a.response
+	r.Asked = ans.Asked
 	r.MemoryVersion, r.FromCoverage = ans.Version, ans.FromCoverage
 	r.Status, r.StatusDetails = outcome(ctx, ans.Stats.Finish, err)
 	if r.Status == "failed" {
@@ -64,15 +72,10 @@ func (a *answering) run(ctx context.Context) event {
 		status = "incomplete"
 	}
 	r.Output = []item{{ID: a.itemID, Type: "message", Role: "assistant", Status: status, Content: []content{{"output_text", text}}}}
-	st := ans.Stats
-	r.Usage = &usage{
-		TotalTokens: st.PromptTokens + st.Generated, InputTokens: st.PromptTokens, OutputTokens: st.Generated,
-		InputDetails: inputDetails{st.CachedTokens, max(0, st.PromptTokens-st.VisualTokens), st.VisualTokens},
+	if a.talk {
+		a.said(r.Output[0], qa.Exchange{Question: a.question.Text, Answer: text, At: first(ans.Evidence.Asked, a.arrived)})
 	}
-	r.Timings = &timings{QueuedMS: ms(st.Queued), FirstTokenMS: ms(a.first), TotalMS: ms(time.Since(a.arrived))}
-	if d := st.Total - st.FirstToken; st.Generated > 1 && st.FirstToken > 0 && d > 0 {
-		r.Timings.TokensPerS = round1(float64(st.Generated-1) / d.Seconds())
-	}
+	r.Usage, r.Timings = usageOf(ans.Stats), timingsOf(ans.Stats, a.arrived, a.first)
 	return &responseEvent{a.header("response.done"), *r}
 }
 
@@ -82,6 +85,8 @@ func outcome(ctx context.Context, finish string, err error) (string, *statusDeta
 	switch {
 	case err == nil && finish == "length":
 		return "incomplete", &statusDetails{Type: "incomplete", Reason: "max_output_tokens"}
+	case err == nil && finish == qa.FinishDeadline:
+		return "incomplete", &statusDetails{Type: "incomplete", Reason: "deadline"}
 	case err == nil && finish != "cancelled":
 		return "completed", nil
 	case errors.Is(cause, errTooLong):
@@ -90,6 +95,9 @@ func outcome(ctx context.Context, finish string, err error) (string, *statusDeta
 		reason := "client_cancelled"
 		if errors.Is(cause, errGone) || errors.Is(cause, errStopping) {
 			reason = "connection_closed"
+		}
+		if errors.Is(cause, errInterrupted) {
+			reason = "interrupted"
 		}
 		return "cancelled", &statusDetails{Type: "cancelled", Reason: reason}
 	}
@@ -103,33 +111,28 @@ func outcome(ctx context.Context, finish string, err error) (string, *statusDeta
 	return "failed", &statusDetails{Type: "failed", Error: body}
 }
 
-// evidence describes what the answer was given and keeps its thumbnails for the links.
-func (a *answering) evidence(e qa.Evidence) *evidenceEvent {
-	ev := &evidenceEvent{
-		header: a.header("response.evidence"), AsOf: stamp(e.AsOf), LagMS: max(0, e.Lag.Milliseconds()), State: string(e.State),
-		Coverage: spans(e.Coverage), Gaps: spans(e.Gaps), Items: make([]evidenceInfo, 0, len(e.Items)),
+// usageOf and timingsOf are an answer's numbers; first is when its first text came, since it arrived.
+func usageOf(st llm.Stats) *usage {
+	return &usage{
+		TotalTokens: st.PromptTokens + st.Generated, InputTokens: st.PromptTokens, OutputTokens: st.Generated,
+		InputDetails: inputDetails{st.CachedTokens, max(0, st.PromptTokens-st.VisualTokens), st.VisualTokens},
 	}
-	ev.Prefer, ev.Note = e.Prefer.String(), clip(e.Note, 300)
-	if f := e.Focus; !f.From.IsZero() {
-		ev.Focus = &spanInfo{stamp(f.From), stamp(f.To)}
-	}
-	for _, it := range e.Items {
-		info := evidenceInfo{Stream: a.stream.Name(), From: stamp(it.From), To: stamp(it.To), At: stamp(it.At),
-			Role: it.Role.String(), Slot: itoa(it.ID), Weight: it.Weight}
-		if id := a.srv.thumbs.put(a.stream.Name(), it.Thumb); id != "" {
-			info.Thumb = "/api/evidence/" + id + ".jpg"
-		}
-		ev.Items = append(ev.Items, info)
-	}
-	return ev
 }
 
-func spans(in []ingest.Span) []spanInfo {
-	out := make([]spanInfo, 0, len(in))
-	for _, s := range in {
-		out = append(out, spanInfo{stamp(s.From), stamp(s.To)})
+func timingsOf(st llm.Stats, arrived time.Time, first time.Duration) *timings {
+	t := &timings{QueuedMS: ms(st.Queued), FirstTokenMS: ms(first), TotalMS: ms(time.Since(arrived))}
+	if d := st.Total - st.FirstToken; st.Generated > 1 && st.FirstToken > 0 && d > 0 {
+		t.TokensPerS = round1(float64(st.Generated-1) / d.Seconds())
 	}
-	return out
+	return t
+}
+
+// first is a, or b where a is not set.
+func first(a, b time.Time) time.Time {
+	if a.IsZero() {
+		return b
+	}
+	return a
 }
 
 func ms(d time.Duration) float64 { return round1(float64(d) / float64(time.Millisecond)) }

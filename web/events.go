@@ -4,27 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
-	"time"
 	"unicode/utf8"
+
+	"afterimage/qa"
 )
 
-// stamp is a time as users see it: RFC 3339 with milliseconds, in the time's own zone (the model's answers speak of that zone
-// too); null when unset.
-type stamp time.Time
-
-func (s stamp) MarshalJSON() ([]byte, error) {
-	t := time.Time(s)
-	if t.IsZero() {
-		return []byte("null"), nil
-	}
-	if y := t.Year(); y < 0 || y > 9999 {
-		return nil, fmt.Errorf("web: year %d is outside RFC 3339", y)
-	}
-	return t.AppendFormat(nil, `"2006-01-02T15:04:05.000Z07:00"`), nil
-}
+type stamp = qa.Stamp
 
 // header starts every server event. The writer alone fills EventID and Seq, as it sends, so seq has no holes on the wire.
 type header struct {
@@ -44,6 +31,8 @@ type errorBody struct {
 	Message string `json:"message"`
 	Param   string `json:"param,omitempty"`
 	EventID string `json:"event_id,omitempty"` // the client event that caused it
+
+	RetryAfterMS int64 `json:"retry_after_ms,omitempty"` // of a rate_limit_error: when another try may succeed
 }
 
 type (
@@ -55,7 +44,7 @@ type (
 		header
 		Session sessionInfo `json:"session"`
 	}
-	itemEvent struct { // conversation.item.added
+	itemEvent struct { // conversation.item.added and .done
 		header
 		PreviousItemID string `json:"previous_item_id,omitempty"`
 		Item           item   `json:"item"`
@@ -74,15 +63,24 @@ type (
 	}
 	evidenceEvent struct { // response.evidence
 		header
-		AsOf     stamp          `json:"as_of"`
-		LagMS    int64          `json:"lag_ms"`
-		State    string         `json:"stream_state"`
-		Coverage []spanInfo     `json:"coverage"`
-		Gaps     []spanInfo     `json:"gaps"`
-		Focus    *spanInfo      `json:"focus,omitempty"`  // what the times in the question narrowed the memory to
-		Prefer   string         `json:"prefer,omitempty"` // "first" or "last", where the question says so
-		Note     string         `json:"note,omitempty"`   // what the answer had to do without
-		Items    []evidenceInfo `json:"items"`
+		evidenceBody
+	}
+	leaveEvent struct { // session.going_away
+		header
+		TimeLeftMS int64 `json:"time_left_ms"`
+	}
+	resumptionEvent struct { // session.resumption
+		header
+		Handle  string `json:"handle"`
+		ValidMS int64  `json:"valid_ms"` // how long after a loss it can be taken up
+		Resumed bool   `json:"resumed"`  // this connection goes on with an earlier one's session
+	}
+	snapshotEvent struct { // memory.snapshot
+		header
+		Stream string       `json:"stream"`
+		AsOf   stamp        `json:"as_of"`
+		Memory memoryInfo   `json:"memory"`
+		Items  []qa.ItemDoc `json:"items"` // what is remembered, the newest frame last
 	}
 	stateEvent struct { // stream.state
 		header
@@ -99,11 +97,15 @@ type (
 	}
 )
 
+// evidenceBody is what an answer rests on: an event of the socket, x_evidence of a chat completion.
+type evidenceBody = qa.EvidenceDoc
+
 type sessionInfo struct {
 	ID          string     `json:"id"`
 	Object      string     `json:"object"`
 	Stream      streamInfo `json:"stream"`
-	Video       bool       `json:"video"` // live pictures come as binary messages
+	Video       bool       `json:"video"`      // live pictures come as binary messages
+	Resumption  bool       `json:"resumption"` // the session outlives a lost connection for a while
 	Suggestions []string   `json:"suggestions"`
 	Limits      limitsInfo `json:"limits"`
 }
@@ -137,22 +139,6 @@ type memoryInfo struct {
 	Newest   stamp  `json:"newest"`
 }
 
-type spanInfo struct {
-	From stamp `json:"from"`
-	To   stamp `json:"to"`
-}
-
-type evidenceInfo struct {
-	Stream string  `json:"stream"`
-	From   stamp   `json:"from"`
-	To     stamp   `json:"to"`
-	At     stamp   `json:"at"`
-	Role   string  `json:"role"`
-	Slot   string  `json:"slot"`
-	Weight float32 `json:"weight"`
-	Thumb  string  `json:"thumb,omitempty"`
-}
-
 type item struct {
 	ID      string    `json:"id"`
 	Type    string    `json:"type"`
@@ -169,9 +155,11 @@ type content struct {
 type responseInfo struct {
 	ID            string         `json:"id"`
 	Object        string         `json:"object"`
-	Status        string         `json:"status"` // in_progress completed cancelled failed incomplete
+	Status        string         `json:"status"` // queued in_progress completed cancelled failed incomplete
 	StatusDetails *statusDetails `json:"status_details,omitempty"`
 	InputItemID   string         `json:"input_item_id"` // the question that is answered
+	Streams       []string       `json:"streams,omitempty"`
+	Asked         string         `json:"question_as_asked,omitempty"` // the question as it was put: a follow-up made whole
 	Output        []item         `json:"output"`
 	Usage         *usage         `json:"usage,omitempty"`
 	Timings       *timings       `json:"timings,omitempty"`
@@ -211,7 +199,8 @@ type (
 		Type    string `json:"type"`
 		EventID string `json:"event_id"`
 		Session struct {
-			Video *bool `json:"video"`
+			Video      *bool `json:"video"`
+			Resumption *bool `json:"resumption"`
 		} `json:"session"`
 	}
 	clientItem struct {
@@ -226,7 +215,15 @@ type (
 		Response createResponse `json:"response"`
 	}
 	createResponse struct {
-		Input           []item   `json:"input"` // a question outside the conversation; default: its newest question
+		Input   []item   `json:"input"` // a question outside the conversation; default: its newest question
+		Streams []string `json:"streams"`
+		AsOf    string   `json:"as_of"` // RFC 3339
+		Range   *struct {
+			From string `json:"from"`
+			To   string `json:"to"`
+		} `json:"range"`
+		DeadlineMS      *int64   `json:"deadline_ms"` // by when to be done, from the message's arrival
+		OnBusy          string   `json:"on_busy"`     // queue, interrupt or reject
 		MaxOutputTokens *int     `json:"max_output_tokens"`
 		MaxVisualTokens *int     `json:"max_visual_tokens"`
 		Temperature     *float32 `json:"temperature"`
@@ -239,6 +236,12 @@ type (
 		ResponseID string `json:"response_id"` // default: every response in progress
 	}
 )
+
+// clientPlain is a client event without parameters.
+type clientPlain struct {
+	Type    string `json:"type"`
+	EventID string `json:"event_id"`
+}
 
 // clientError is a mistake of the client, reported as an error event.
 type clientError struct{ code, message, param string }

@@ -238,6 +238,20 @@ func serveOn(t *testing.T, ln net.Listener, cfg Config, streams ...Stream) (base
 	t.Helper()
 	s, err := New(cfg, streams)
 	require.NoError(t, err)
+	return run(t, s, ln)
+}
+
+// serving runs a server that is made already on a port of its own.
+func serving(t *testing.T, s *Server) (base string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	base, _ = run(t, s, ln)
+	return base
+}
+
+func run(t *testing.T, s *Server, ln net.Listener) (base string, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ln) }()
@@ -276,7 +290,8 @@ type object = map[string]any
 // next is the next event that is not one of the periodic ones.
 func (c *client) next() object {
 	c.t.Helper()
-	for {
+	for limit := time.Now().Add(30 * time.Second); ; {
+		require.True(c.t, time.Now().Before(limit), "nothing but statistics and pictures")
 		kind, raw := c.message()
 		if kind != websocket.TextMessage {
 			continue
@@ -300,10 +315,12 @@ func (c *client) message() (int, []byte) {
 // until skips events until one of the type arrives.
 func (c *client) until(kind string) object {
 	c.t.Helper()
-	for {
-		if ev := c.next(); ev["type"] == kind {
+	for limit := time.Now().Add(30 * time.Second); ; { // statistics keep coming for ever
+		ev := c.next()
+		if ev["type"] == kind {
 			return ev
 		}
+		require.True(c.t, time.Now().Before(limit), "no %s in time", kind)
 	}
 }
 

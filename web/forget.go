@@ -21,7 +21,7 @@ type Forgetter interface {
 const forgetWithin = 25 * time.Second
 
 // forget answers POST /api/streams/{name}/forget with {"from": RFC 3339, "to": RFC 3339}. Thumbnails that old answers point at go too, of all
-// streams: nobody knows any more what they show.
+// streams: nobody knows any more what they show. So do the copies of this memory that were kept.
 func (s *Server) forget(w http.ResponseWriter, r *http.Request) {
 	st := s.find(w, r.PathValue("name"))
 	if st == nil {
@@ -50,6 +50,10 @@ func (s *Server) forget(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	did, err := f.Forget(ctx, body.From, body.To)
 	s.thumbs.clear()
+	if s.cfg.Watches != nil {
+		s.cfg.Watches.Forget(st.Name(), body.From, body.To)
+	}
+	st.kept.clear()
 	switch {
 	case errors.Is(err, qa.ErrStretch):
 		writeError(w, http.StatusBadRequest, "bad_stretch", "from must be before to")

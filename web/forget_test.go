@@ -39,6 +39,7 @@ func TestForget(t *testing.T) {
 		require.NoError(t, err)
 		if with != "" {
 			r.Header.Set("Authorization", "Bearer "+with)
+			r.Header.Set("Content-Type", "application/json")
 		}
 		resp, err := http.DefaultClient.Do(r)
 		require.NoError(t, err)

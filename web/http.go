@@ -23,6 +23,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"afterimage/qa"
+	"golang.org/x/sync/singleflight"
 )
 
 //go:embed static
@@ -30,21 +33,36 @@ var static embed.FS
 
 // Config says how to serve. The zero value serves loopback listeners without a token.
 type Config struct {
-	Token          string   // bearer token that every private route then needs; "" is accepted on loopback only
-	AllowedHosts   []string // Host names to answer to besides loopback's, without port
-	AllowedOrigins []string // origins of other pages that may use the server, as "https://host[:port]"
-	Suggestions    []string // questions that the page offers
+	Token          string         // a bearer token for everything; without it and Tokens, only loopback listeners are served
+	Tokens         func() []Token // more tokens, as they are at each call, which must be quick; nil: none
+	TLS            bool           // the listener speaks TLS: pages of http are then other sites
+	AllowedHosts   []string       // Host names to answer to besides loopback's, without port
+	AllowedOrigins []string       // origins of other pages that may use the server, as "https://host[:port]"
+	Suggestions    []string       // questions that the page offers
 	Version        Version
 	Ready          func() []string // what keeps the server from being ready; nil or none: ready
 	Log            *slog.Logger    // nil: discarded
+	Metrics        *Metrics        // nil: the server's own
+	Engines        func() []Engine // the language models' counters; nil: /metrics has none
+	Watches        *qa.Standing    // standing questions; nil: none
+
+	Schema []byte // the configuration file's JSON schema, served at /schema.json; nil: none
 
 	MaxConnections int           // sockets at once; default 64
 	MaxResponses   int           // answers at once on one socket; default 8
 	MaxAsking      int           // answers at once on the whole server; default 64
-	MaxThumbBytes  int           // thumbnails kept for evidence links; default 32 MiB
+	Clips          ClipMaker     // makes the clips that evidence links to; nil: there are none
+	MaxThumbBytes  int           // thumbnails and clips kept for evidence links; default 32 MiB
 	WriteTimeout   time.Duration // how long one message may take to leave; default 5 s
 	StatsEvery     time.Duration // between memory.stats events; default 1 s
 	AnswerTimeout  time.Duration // longest answer; default 5 min
+	FailureDelay   time.Duration // a wrong token is answered after up to this; default 2 s, negative: at once
+
+	RequestRate  Rate // of HTTP requests and WebSocket messages, of each token; default 200 a second, 1000 at once
+	QuestionRate Rate // of questions, of each token; default 20 a second, 256 at once
+	MaxSockets   int  // sockets at once, of each token; default MaxConnections
+
+	resumeWithin time.Duration // tests shorten it
 }
 
 // Version is what /api/version says.
@@ -54,6 +72,12 @@ type Version struct {
 	Model   string `json:"model,omitempty"`
 	Device  string `json:"device,omitempty"`
 }
+
+// DefaultConnections and DefaultAsking are what zero fields of a Config mean.
+const (
+	DefaultConnections = 64
+	DefaultAsking      = 64
+)
 
 const (
 	maxMessage  = 64 << 10
@@ -66,65 +90,94 @@ const (
 
 // Server serves streams. It is made by New and used by one Serve.
 type Server struct {
-	cfg     Config
-	log     *slog.Logger
-	gate    gate
-	streams []*served
-	byName  map[string]*served
-	thumbs  *thumbs
-	assets  map[string]asset
-	conns   chan struct{} // a slot a socket
-	asking  chan struct{} // a slot an answer
-	used    atomic.Bool
+	cfg         Config
+	log         *slog.Logger
+	gate        gate
+	guarded     atomic.Bool // a token is needed from now on
+	budgets     budgets
+	failing     chan struct{} // a slot a wrong token that is being delayed
+	table       atomic.Pointer[table]
+	metrics     *Metrics
+	scraper     http.Handler
+	description []byte // openapi.yaml, as JSON
+	thumbs      *thumbs
+	films       chan struct{}      // a slot a clip that is being made
+	filming     singleflight.Group // by the clip's id
+	assets      map[string]asset
+	conns       chan struct{} // a slot a socket
+	asking      chan struct{} // a slot an answer
+	used        atomic.Bool
+	started     time.Time
 
 	ctx  context.Context // of every socket and poller; done when the server stops
 	stop context.CancelCauseFunc
 
+	pace pace // of answers
+
+	takingMu sync.Mutex
+	taking   map[string]*session // that may be taken up again, by handle
+	parked   int                 // of them, those without a connection
+
+	changing sync.Mutex // over SetStreams
+	pictured uint32     // ids given to streams' pictures so far
+
 	mu       sync.Mutex
 	stopping bool
-	wg       sync.WaitGroup // every goroutine that spawn and enter counted
+	sessions map[*session]time.Time // open ones, and since when
+	wg       sync.WaitGroup         // every goroutine that spawn and enter counted
 }
 
 var errStopping = errors.New("the server is stopping")
 
 // New checks the configuration and the streams' names. Streams are shown in the order given.
 func New(cfg Config, streams []Stream) (*Server, error) {
-	if len(streams) == 0 {
-		return nil, errors.New("web: there is no stream to serve")
-	}
 	if strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, errors.New("web: a token has printable ASCII characters only, without spaces: it travels in a header")
 	}
-	def(&cfg.MaxConnections, 64)
+	def(&cfg.MaxConnections, DefaultConnections)
 	def(&cfg.MaxResponses, 8)
-	def(&cfg.MaxAsking, 64)
+	def(&cfg.MaxAsking, DefaultAsking)
 	def(&cfg.MaxThumbBytes, 32<<20)
 	def(&cfg.WriteTimeout, 5*time.Second)
 	def(&cfg.StatsEvery, time.Second)
 	def(&cfg.AnswerTimeout, 5*time.Minute)
+	def(&cfg.resumeWithin, resumeWithin)
+	def(&cfg.MaxSockets, cfg.MaxConnections)
+	if cfg.FailureDelay == 0 {
+		cfg.FailureDelay = 2 * time.Second
+	}
+	if cfg.RequestRate == (Rate{}) {
+		cfg.RequestRate = Rate{200, 1000}
+	}
+	if cfg.QuestionRate == (Rate{}) {
+		cfg.QuestionRate = Rate{20, 256}
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Log.With("component", "web"), gate: newGate(cfg), byName: map[string]*served{}, thumbs: newThumbs(cfg.MaxThumbBytes),
-		conns: make(chan struct{}, cfg.MaxConnections), asking: make(chan struct{}, cfg.MaxAsking),
+		cfg: cfg, log: cfg.Log.With("component", "web"), gate: newGate(cfg), thumbs: newThumbs(cfg.MaxThumbBytes), films: make(chan struct{}, clipsAtOnce),
+		conns: make(chan struct{}, cfg.MaxConnections), asking: make(chan struct{}, cfg.MaxAsking), failing: make(chan struct{}, 64),
+		budgets: budgets{requests: cfg.RequestRate, questions: cfg.QuestionRate, sockets: cfg.MaxSockets, byHash: map[[sha256.Size]byte]*budget{}},
 	}
-	for i, st := range streams {
-		name := st.Name()
-		if !streamName.MatchString(name) {
-			return nil, fmt.Errorf("web: stream name %q: use letters, digits, - and _, at most 64", name)
-		}
-		if s.byName[name] != nil {
-			return nil, fmt.Errorf("web: two streams are named %q", name)
-		}
-		sv := &served{Stream: st, live: &live{stream: st, id: uint32(i), start: s.spawn, watchers: map[*outbox]struct{}{}}}
-		s.streams, s.byName[name] = append(s.streams, sv), sv
+	s.started = time.Now()
+	s.sessions, s.taking = map[*session]time.Time{}, map[string]*session{}
+	s.ctx, s.stop = context.WithCancelCause(context.Background())
+	s.table.Store(&table{})
+	if s.metrics = cfg.Metrics; s.metrics == nil {
+		s.metrics = NewMetrics()
+	}
+	s.scraper = s.newScraper()
+	if err := s.SetStreams(streams); err != nil {
+		return nil, err
 	}
 	var err error
 	if s.assets, err = loadAssets(); err != nil {
 		return nil, err
 	}
-	s.ctx, s.stop = context.WithCancelCause(context.Background())
+	if s.description, err = openapiJSON(); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -143,7 +196,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	defer s.stop(errStopping)
 	if ln.Addr().Network() != "unix" {
-		if err := CheckListen(ln.Addr().String(), s.cfg.Token); err != nil {
+		_, guarded := s.tokens()
+		if err := CheckListen(ln.Addr().String(), guarded); err != nil {
 			return err
 		}
 		host, _, _ := net.SplitHostPort(ln.Addr().String())
@@ -152,6 +206,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	h := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	if s.cfg.Watches != nil {
+		s.spawn(s.followWatches)
 	}
 	served := make(chan error, 1)
 	go func() { served <- h.Serve(ln) }()
@@ -213,28 +270,69 @@ func (s *Server) spawn(fn func(context.Context)) bool {
 	return true
 }
 
+// route is one thing that the server answers to.
+type route struct {
+	pattern string // as http.ServeMux has it
+	need    Role   // 0: anyone who passes the Host check
+	handler http.HandlerFunc
+}
+
+// table of all routes but the page's; each is described in openapi.yaml.
+func (s *Server) api() []route {
+	return []route{
+		{"GET /livez", 0, s.livez},
+		{"GET /readyz", 0, s.readyz},
+		{"GET /openapi.json", 0, s.openapi},
+		{"GET /schema.json", 0, s.schema},
+		{"GET /metrics", RoleRead, s.scrape},
+		{"GET /api/version", RoleRead, s.version},
+		{"GET /api/streams", RoleRead, s.listStreams},
+		{"GET /api/streams/{name}", RoleRead, s.oneStream},
+		{"GET /api/streams/{name}/frame.jpeg", RoleRead, s.frame},
+		{"GET /api/streams/{name}/memory", RoleRead, s.memoryEntries},
+		{"GET /api/streams/{name}/memory/snapshots", RoleAdmin, s.listSnapshots},
+		{"POST /api/streams/{name}/memory/snapshots", RoleAdmin, s.takeSnapshot},
+		{"GET /api/streams/{name}/memory/snapshots/{file}", RoleAdmin, s.snapshotFile},
+		{"DELETE /api/streams/{name}/memory/snapshots/{file}", RoleAdmin, s.dropSnapshot},
+		{"POST /api/streams/{name}/forget", RoleAdmin, s.forget},
+		{"GET /api/evidence/{file}", RoleRead, s.evidence},
+		{"GET /api/sessions", RoleAdmin, s.listSessions},
+		{"GET /api/watches", RoleRead, s.listWatches},
+		{"POST /api/watches", RoleAdmin, s.createWatch},
+		{"GET /api/watches/{id}", RoleRead, s.oneWatch},
+		{"PATCH /api/watches/{id}", RoleAdmin, s.updateWatch},
+		{"DELETE /api/watches/{id}", RoleAdmin, s.deleteWatch},
+		{"POST /api/watches/backtest", RoleAsk, s.backtestWatch},
+		{"POST /api/watches/{id}/backtest", RoleAsk, s.backtestWatch},
+		{"GET /v1/models", RoleRead, s.models},
+		{"GET /v1/models/{model}", RoleRead, s.oneModel},
+		{"POST /v1/chat/completions", RoleAsk, s.completions},
+		{"GET /v1/realtime", RoleRead, s.realtime},
+	}
+}
+
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /static/{file}", s.page)
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
-	})
-	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /api/version", s.gate.private(s.version))
-	mux.Handle("GET /api/streams", s.gate.private(s.listStreams))
-	mux.Handle("GET /api/streams/{name}", s.gate.private(s.oneStream))
-	mux.Handle("GET /api/streams/{name}/frame.jpeg", s.gate.private(s.frame))
-	mux.Handle("POST /api/streams/{name}/forget", s.gate.private(s.forget))
-	mux.Handle("GET /api/evidence/{file}", s.gate.private(s.evidence))
-	mux.Handle("GET /v1/realtime", s.gate.private(s.realtime))
+	for _, r := range s.api() {
+		if r.need == 0 {
+			mux.Handle(r.pattern, r.handler)
+		} else {
+			mux.Handle(r.pattern, s.private(r.need, r.handler))
+		}
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, http.StatusNotFound, "not_found", "there is nothing here")
 	})
 	return s.gate.guard(mux)
 }
 
-// readyz says whether questions can be answered; with ?stream=NAME also whether that stream is live.
+func (s *Server) livez(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
+}
+
+// readyz says whether questions can be answered; with ?stream=NAME, and a token that may see it, also whether that stream is live.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	reasons := []string{}
 	if s.cfg.Ready != nil {
@@ -244,7 +342,11 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		reasons = append(reasons, "too many questions are being answered")
 	}
 	if name := r.URL.Query().Get("stream"); name != "" {
-		if st := s.byName[name]; st == nil {
+		who, err := s.identify(r) // whether there is such a stream is not everybody's to know
+		if err == nil {
+			err = s.authorize(who, name, RoleRead)
+		}
+		if st := s.stream(name); st == nil || err != nil {
 			reasons = append(reasons, "there is no such stream")
 		} else if state := st.Status().State; state != "live" {
 			reasons = append(reasons, "the stream is "+string(state))
@@ -266,9 +368,9 @@ func (s *Server) version(w http.ResponseWriter, _ *http.Request) {
 	}{"afterimage", s.cfg.Version, runtime.Version(), protocolName})
 }
 
-func (s *Server) listStreams(w http.ResponseWriter, _ *http.Request) {
-	list := make([]streamInfo, 0, len(s.streams))
-	for _, st := range s.streams {
+func (s *Server) listStreams(w http.ResponseWriter, r *http.Request) {
+	list := []streamInfo{}
+	for _, st := range s.visible(callerOf(r), RoleRead) {
 		list = append(list, st.info(st.Status()))
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"streams": list})
@@ -276,7 +378,7 @@ func (s *Server) listStreams(w http.ResponseWriter, _ *http.Request) {
 
 // find returns the stream that the path names, or answers 404.
 func (s *Server) find(w http.ResponseWriter, name string) *served {
-	st := s.byName[name]
+	st := s.stream(name)
 	if st == nil {
 		writeError(w, http.StatusNotFound, "stream_not_found", "there is no such stream")
 	}
@@ -310,17 +412,6 @@ func (s *Server) frame(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("X-Frame-Time", p.wall.Format("2006-01-02T15:04:05.000Z07:00"))
 	writeBytes(w, "image/jpeg", p.jpeg())
-}
-
-func (s *Server) evidence(w http.ResponseWriter, r *http.Request) {
-	id, isJPEG := strings.CutSuffix(r.PathValue("file"), ".jpg")
-	jpeg, ok := s.thumbs.get(id)
-	if !isJPEG || !ok {
-		writeError(w, http.StatusNotFound, "evidence_not_found", "this picture is not kept any more")
-		return
-	}
-	w.Header().Set("Cache-Control", "private, max-age=3600, immutable") // the id is a digest of the picture
-	writeBytes(w, "image/jpeg", jpeg)
 }
 
 type asset struct {
@@ -389,14 +480,5 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 }
 
 func writeError(w http.ResponseWriter, status int, code, message string) {
-	kind := "invalid_request_error"
-	switch {
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		kind = "authentication_error"
-	case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
-		kind = "rate_limit_error"
-	case status >= 500:
-		kind = "server_error"
-	}
-	writeJSON(w, status, map[string]errorBody{"error": {Type: kind, Code: code, Message: message}})
+	writeJSON(w, status, map[string]errorBody{"error": {Type: errorType(status), Code: code, Message: message}})
 }

@@ -3,13 +3,16 @@ package web
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"image/jpeg"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -46,10 +49,10 @@ func TestListenAddress(t *testing.T) {
 		"127.0.0.1:8765": true, "localhost:1": true, "[::1]:8765": true, "127.9.9.9:1": true, "[::ffff:127.0.0.1]:1": true,
 		"0.0.0.0:8765": false, ":8765": false, "[::]:8765": false, "192.0.2.1:80": false, "example.org:80": false, "127.0.0.1": false, "": false,
 	} {
-		assert.Equal(t, ok, CheckListen(address, "") == nil, address)
+		assert.Equal(t, ok, CheckListen(address, false) == nil, address)
 	}
-	assert.NoError(t, CheckListen("0.0.0.0:8765", "secret"))
-	err := CheckListen("0.0.0.0:8765", "")
+	assert.NoError(t, CheckListen("0.0.0.0:8765", true))
+	err := CheckListen("0.0.0.0:8765", false)
 	assert.ErrorContains(t, err, "no token is set")
 }
 
@@ -145,6 +148,18 @@ func TestOrigin(t *testing.T) {
 	assert.Equal(t, http.StatusForbidden, status, "two origins")
 }
 
+func TestOriginWhereTheListenerSpeaksTLS(t *testing.T) {
+	for _, tls := range []bool{false, true} {
+		g := newGate(Config{TLS: tls})
+		for _, scheme := range []string{"http", "https"} { // where it does not, a proxy in front of it may
+			r := httptest.NewRequest(http.MethodGet, "/api/streams", nil)
+			r.Host = "cam.example"
+			r.Header.Set("Origin", scheme+"://cam.example")
+			assert.Equal(t, !tls || scheme == "https", g.originAllowed(r), "%s, TLS %v", scheme, tls)
+		}
+	}
+}
+
 func TestAnotherSitesPageCannotEmbedPictures(t *testing.T) {
 	base, _ := serve(t, Config{}, newFake("street"))
 	for site, status := range map[string]int{"cross-site": 403, "same-origin": 200, "none": 200} {
@@ -157,7 +172,7 @@ func TestAnotherSitesPageCannotEmbedPictures(t *testing.T) {
 func TestToken(t *testing.T) {
 	var log bytes.Buffer
 	const secret = "canary-0123456789"
-	base, stop := serve(t, Config{Token: secret, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, newFake("street"))
+	base, stop := serve(t, Config{Token: secret, FailureDelay: -1, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, newFake("street"))
 	private := []string{"/api/version", "/api/streams", "/api/streams/street", "/api/streams/street/frame.jpeg", "/api/evidence/x.jpg", "/v1/realtime?stream=street"}
 	for _, path := range private {
 		for _, auth := range []string{"", "Bearer", "Bearer ", "Bearer wrong", "Basic " + secret, "Bearer " + secret + "x", secret} {
@@ -232,6 +247,21 @@ func TestResources(t *testing.T) {
 	body("/livez", 200)
 }
 
+// vendoredFiles are the page's files that others wrote, with their sums; scripts/vendor-page.sh fetches them.
+func vendoredFiles(t *testing.T) map[string]string {
+	t.Helper()
+	b, err := static.ReadFile("static/vendor.sha256")
+	require.NoError(t, err)
+	sums := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		require.Len(t, f, 2)
+		sums[f[1]] = f[0]
+	}
+	require.NotEmpty(t, sums)
+	return sums
+}
+
 func TestPageFiles(t *testing.T) {
 	base, _ := serve(t, Config{}, newFake("street"))
 	status, h, index := get(t, base+"/")
@@ -246,9 +276,16 @@ func TestPageFiles(t *testing.T) {
 	assert.Equal(t, http.StatusNotModified, status)
 	files, err := static.ReadDir("static")
 	require.NoError(t, err)
+	vendored := vendoredFiles(t)
 	for _, f := range files {
 		b, err := static.ReadFile("static/" + f.Name())
 		require.NoError(t, err)
+		if sum, ok := vendored[f.Name()]; ok || f.Name() == "vendor.sha256" {
+			if ok {
+				assert.Equal(t, sum, fmt.Sprintf("%x", sha256.Sum256(b)), "%s is not what its makers published", f.Name())
+			}
+			continue
+		}
 		for _, bad := range []string{"innerHTML", "insertAdjacentHTML", "document.write", "eval(", "https://"} {
 			assert.NotContains(t, string(b), bad, f.Name())
 		}

@@ -20,12 +20,16 @@ const (
 
 // realtime upgrades to the WebSocket protocol and serves it on this goroutine, the connection's one reader.
 func (s *Server) realtime(w http.ResponseWriter, r *http.Request) {
-	name := r.URL.Query().Get("stream")
-	if name == "" && len(s.streams) == 1 {
-		name = s.streams[0].Name()
+	name, who := r.URL.Query().Get("stream"), callerOf(r)
+	if list := s.visible(who, RoleRead); name == "" && len(list) == 1 {
+		name = list[0].Name()
 	}
 	st := s.find(w, name)
 	if st == nil {
+		return
+	}
+	if err := s.authorize(who, name, RoleRead); err != nil {
+		deny(w, err)
 		return
 	}
 	select {
@@ -33,9 +37,15 @@ func (s *Server) realtime(w http.ResponseWriter, r *http.Request) {
 		defer func() { <-s.conns }()
 	default:
 		w.Header().Set("Retry-After", "5")
-		writeError(w, http.StatusServiceUnavailable, "too_many_connections", "too many connections are open")
+		writeError(w, http.StatusTooManyRequests, "too_many_connections", "too many connections are open")
 		return
 	}
+	leave, err := who.socket()
+	if err != nil {
+		deny(w, err)
+		return
+	}
+	defer leave()
 	if !s.enter() {
 		writeError(w, http.StatusServiceUnavailable, "stopping", errStopping.Error())
 		return
@@ -54,32 +64,66 @@ func (s *Server) realtime(w http.ResponseWriter, r *http.Request) {
 	}
 	defer ws.Close()
 
-	ctx, end := context.WithCancelCause(s.ctx)
-	c := newSession(s, st)
-	log := s.log.With("stream", st.Name(), "session", c.id)
-	log.Debug("connected")
-	written := make(chan error, 1)
-	go func() {
-		err := c.write(ctx, ws)
-		end(err)
-		ws.Close() // wakes the reader
-		written <- err
-	}()
-	err = c.read(ctx, ws)
-	end(err)
-	st.live.leave(c.out)
-	c.close()
-	if werr := <-written; werr != nil && !errors.Is(werr, err) {
-		err = werr
+	c, missed, asked := s.takeUp(r, who, st)
+	resumed := c != nil
+	if !resumed {
+		c = newSession(s, st)
 	}
-	log.Debug("disconnected", "reason", err)
+	c.caller = who
+	ctx, end := context.WithCancelCause(c.ctx)
+	free := s.attach(c, end)
+	defer s.enrol(c)()
+	log := s.log.With("stream", st.Name(), "session", c.id)
+	log.Debug("connected", "resumed", resumed)
+	c.greet(resumed, asked)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		end(c.write(ctx, ws, missed))
+		ws.Close() // wakes the reader
+	}()
+	end(c.read(ws))
+	st.live.leave(c.out)
+	<-written
+	why := context.Cause(ctx)
+	kept := s.park(c, why)
+	free()
+	if !kept {
+		c.close()
+	}
+	log.Debug("disconnected", "reason", why, "kept", kept)
+}
+
+// greet queues what a connection begins with.
+func (c *session) greet(resumed, asked bool) {
+	if !resumed {
+		c.put(&sessionEvent{header: header{Type: "session.created"}, Session: c.info()})
+		if asked {
+			c.fail("", &clientError{"resumption_failed", "that session is gone, or was not for resumption: this is a new one", "resume"})
+		}
+		return
+	}
+	c.srv.takingMu.Lock()
+	c.srv.newHandle(c, true)
+	c.srv.takingMu.Unlock()
+	c.mu.Lock()
+	video := c.video
+	c.mu.Unlock()
+	if video {
+		c.stream.live.watch(c.out)
+	}
 }
 
 // read hands every message to the protocol until the connection ends. It owns the reading half of ws.
-func (c *session) read(ctx context.Context, ws *websocket.Conn) error {
+func (c *session) read(ws *websocket.Conn) error {
 	ws.SetReadLimit(maxMessage)
 	heard := func(string) error { return ws.SetReadDeadline(time.Now().Add(readTimeout)) }
 	ws.SetPongHandler(heard)
+	reply := ws.CloseHandler()
+	ws.SetCloseHandler(func(code int, text string) error {
+		c.left.Store(true) // before the client hears of it, and could come again
+		return reply(code, text)
+	})
 	for {
 		if err := heard(""); err != nil {
 			return err
@@ -92,7 +136,7 @@ func (c *session) read(ctx context.Context, ws *websocket.Conn) error {
 			c.fail("", &clientError{"invalid_message", "events are text messages", ""})
 			continue
 		}
-		c.handle(ctx, raw)
+		c.handle(raw)
 	}
 }
 
@@ -101,16 +145,23 @@ var (
 	errWritten    = errors.New("closed by the server")
 )
 
-// write sends what is in the outbox, the stream's states, statistics and pings until ctx is done. It owns the writing half of ws.
-func (c *session) write(ctx context.Context, ws *websocket.Conn) error {
+// write sends what an earlier connection missed, then what is in the outbox, the stream's states, statistics and pings until ctx is done. It owns
+// the writing half of ws.
+func (c *session) write(ctx context.Context, ws *websocket.Conn, missed []sentEvent) error {
 	states, unsubscribe := c.stream.Subscribe()
 	defer unsubscribe()
+	watches, unwatch := c.srv.watchEvents(c.stream.Name())
+	defer unwatch()
 	stats, ping := time.NewTicker(c.srv.cfg.StatsEvery), time.NewTicker(pingEvery)
 	defer stats.Stop()
 	defer ping.Stop()
 
+	for _, m := range missed {
+		if err := c.message(ws, websocket.TextMessage, m.text); err != nil {
+			return err
+		}
+	}
 	last := c.stream.Status()
-	c.put(&sessionEvent{header: header{Type: "session.created"}, Session: c.info()})
 	c.put(&stateEvent{header{Type: "stream.state"}, c.stream.info(last)})
 	c.out.setStats(c.stream.memory())
 
@@ -144,7 +195,17 @@ func (c *session) write(ctx context.Context, ws *websocket.Conn) error {
 				last = st
 				c.put(&stateEvent{header{Type: "stream.state"}, c.stream.info(st)})
 			}
+		case e, ok := <-watches:
+			if !ok {
+				watches = nil
+			} else {
+				c.put(c.srv.watchEvent(e))
+			}
 		case <-stats.C:
+			if err := c.srv.authorize(c.caller, c.stream.Name(), RoleRead); err != nil {
+				c.goodbye(ws, websocket.ClosePolicyViolation, err.Error())
+				return err
+			}
 			c.out.setStats(c.stream.memory())
 		case <-ping.C:
 			if err := ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.srv.cfg.WriteTimeout)); err != nil {
@@ -156,10 +217,18 @@ func (c *session) write(ctx context.Context, ws *websocket.Conn) error {
 	}
 }
 
-// finish ends the connection. When the server stops, the answers in progress are cancelled and their last events still sent.
+// finish ends the connection. When the server stops or no longer serves the stream, the answers in progress are cancelled and their last events still sent.
 func (c *session) finish(ctx context.Context, ws *websocket.Conn) error {
-	if !errors.Is(context.Cause(ctx), errStopping) {
-		return context.Cause(ctx) // the client is gone
+	why := context.Cause(ctx)
+	if !errors.Is(why, errStopping) && !errors.Is(why, errRemoved) {
+		return why // the client is gone
+	}
+	// The first that it hears is how long the rest may take.
+	if err := c.send(ws, &leaveEvent{header{Type: "session.going_away"}, flushWithin.Milliseconds()}); err != nil {
+		return err
+	}
+	if errors.Is(why, errRemoved) {
+		c.put(&errorEvent{header{Type: "error"}, errorBody{Type: "invalid_request_error", Code: "stream_removed", Message: errRemoved.Error()}})
 	}
 	c.close()
 	for limit := time.Now().Add(flushWithin); time.Now().Before(limit); {
@@ -171,7 +240,7 @@ func (c *session) finish(ctx context.Context, ws *websocket.Conn) error {
 			return err
 		}
 	}
-	c.goodbye(ws, websocket.CloseGoingAway, errStopping.Error())
+	c.goodbye(ws, websocket.CloseGoingAway, why.Error())
 	return errWritten
 }
 
@@ -181,7 +250,17 @@ func (c *session) send(ws *websocket.Conn, ev event) error {
 	if err != nil {
 		return err
 	}
+	if _, stats := ev.(*memoryEvent); !stats && (c.sent.on || c.resumable()) {
+		c.sent.add(c.seq, b)
+	}
 	return c.message(ws, websocket.TextMessage, b)
+}
+
+// resumable reports whether the client asked for resumption.
+func (c *session) resumable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.resumption
 }
 
 // encode stamps an event with its id and number. Only the writer calls it, so numbers rise by one in the order of sending.

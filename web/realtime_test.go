@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -8,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -41,14 +44,18 @@ func TestAnAnswerIsStreamedWithItsEvidence(t *testing.T) {
 	c.ask("Where is the car?")
 	added := c.next()
 	require.Equal(t, "conversation.item.added", added["type"])
+	require.Equal(t, "conversation.item.done", c.next()["type"])
 	response := c.next()
 	require.Equal(t, "response.created", response["type"])
 	id := response["response_id"]
 	assert.Equal(t, "in_progress", at(response, "response", "status"))
 	assert.Equal(t, at(added, "item", "id"), at(response, "response", "input_item_id"))
 
-	var text string
 	ev := c.next()
+	require.Equal(t, "conversation.item.added", ev["type"])
+	assert.Equal(t, "assistant", at(ev, "item", "role"))
+	var text string
+	ev = c.next()
 	for ; ev["type"] == "response.output_text.delta"; ev = c.next() {
 		require.Equal(t, id, ev["response_id"])
 		text += ev["delta"].(string)
@@ -76,6 +83,10 @@ func TestAnAnswerIsStreamedWithItsEvidence(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "image/jpeg", resp.Header.Get("Content-Type"))
 	assert.Equal(t, thumbOf(24), body)
+
+	ev = c.next()
+	require.Equal(t, "conversation.item.done", ev["type"])
+	assert.Equal(t, text, at(ev, "item", "content", 0, "text"))
 
 	ev = c.next()
 	require.Equal(t, "response.done", ev["type"])
@@ -239,7 +250,7 @@ var badMessages = map[string]struct{ raw, code, param string }{
 	"deep":              {`{"type":"session.update","session":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`, "invalid_json", ""},
 	"no type":           {`{}`, "missing_parameter", "type"},
 	"type is a number":  {`{"type":7}`, "missing_parameter", "type"},
-	"unknown event":     {`{"type":"watch.create"}`, "unknown_event", "type"},
+	"unknown event":     {`{"type":"watch.nothing"}`, "unknown_event", "type"},
 	"unknown parameter": {`{"type":"session.update","session":{"colour":"red"}}`, "unknown_parameter", "colour"},
 	"twice":             {`{"type":"session.update","type":"response.cancel"}`, "duplicate_name", "type"},
 	"twice, other case": {`{"type":"session.update","session":{"video":true,"VIDEO":false}}`, "duplicate_name", "VIDEO"},
@@ -329,7 +340,7 @@ func TestTooManyConnections(t *testing.T) {
 	c.until("session.created")
 	_, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(base, "http")+"/v1/realtime?stream=street", nil)
 	require.ErrorIs(t, err, websocket.ErrBadHandshake)
-	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+	assert.Equal(t, http.StatusTooManyRequests, resp.StatusCode)
 	assert.NotEmpty(t, resp.Header.Get("Retry-After"))
 }
 
@@ -515,26 +526,46 @@ func TestALostClientEndsItsAnswers(t *testing.T) {
 	<-ended
 }
 
+// FuzzMessage gives one session several messages, a line each: whatever they are, each is answered, and nothing is left running (see TestMain).
 func FuzzMessage(f *testing.F) {
 	for _, m := range badMessages {
 		f.Add([]byte(m.raw))
 	}
+	scripts, err := filepath.Glob("testdata/realtime/*.txt")
+	require.NoError(f, err)
+	for _, file := range scripts {
+		script, err := os.ReadFile(file)
+		require.NoError(f, err)
+		var messages []string
+		for line := range strings.Lines(string(script)) {
+			if m, ok := strings.CutPrefix(line, "> "); ok {
+				messages = append(messages, strings.TrimSpace(m))
+			}
+		}
+		f.Add([]byte(strings.Join(messages, "\n")))
+	}
+	const input = `"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"Who?"}]}]`
 	for _, m := range []string{
-		`{"type":"session.update","event_id":"a","session":{"video":true}}`,
-		`{"type":"conversation.item.create","item":{"type":"message","role":"user","content":[{"type":"input_text","text":"Who?"}]}}`,
-		`{"type":"response.create","response":{"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"Who?"}]}],"seed":1}}`,
+		`{"type":"session.update","event_id":"a","session":{"video":true,"resumption":true}}`,
+		`{"type":"response.create","response":{` + input + `,"seed":1,"on_busy":"queue"}}` + "\n" + `{"type":"response.create","response":{` + input + `,"on_busy":"interrupt"}}`,
+		`{"type":"response.create","response":{` + input + `,"as_of":"2026-05-02T10:04:11Z","range":{"from":"0001-01-01T00:00:00Z"},"deadline_ms":1}}`,
+		`{"type":"response.create","response":{` + input + `,"streams":["street","yard"]}}` + "\n" + `{"type":"response.cancel"}`,
 		`{"type":"response.cancel","event_id":"` + strings.Repeat("é", 200) + `"}`,
 	} {
 		f.Add([]byte(m))
 	}
-	street := newFake("street")
-	s, err := New(Config{}, []Stream{street})
+	street, yard := newFake("street"), newFake("yard")
+	street.ask, yard.ask = echo, echo
+	s, err := New(Config{}, []Stream{remembering{street}, yard})
 	require.NoError(f, err)
 	f.Cleanup(func() { require.NoError(f, s.wait()) })
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		c := newSession(s, s.streams[0])
-		defer s.streams[0].live.leave(c.out)
-		c.handle(context.Background(), raw)
+		c := newSession(s, s.streams()[0])
+		defer s.streams()[0].live.leave(c.out)
+		messages := bytes.SplitN(raw, []byte("\n"), 16)
+		for _, m := range messages {
+			c.handle(m)
+		}
 		c.close()
 		replies := 0
 		for {
@@ -546,8 +577,12 @@ func FuzzMessage(f *testing.F) {
 			b, err := c.encode(ev)
 			require.NoError(t, err)
 			require.True(t, json.Valid(b))
-			require.Less(t, len(b), 2*maxMessage+(8<<10), "an answer is not much larger than its cause")
+			require.Less(t, len(b), 2*maxMessage+(32<<10), "an answer is not much larger than its cause")
 		}
-		require.Positive(t, replies, "nothing is ignored in silence")
+		require.GreaterOrEqual(t, replies, len(messages), "nothing is ignored in silence")
+		s.takingMu.Lock()
+		defer s.takingMu.Unlock()
+		require.Empty(t, s.taking, "a session that is closed cannot be taken up")
+		require.Empty(t, s.asking, "and holds no place")
 	})
 }

@@ -8,43 +8,67 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"afterimage/qa"
 )
 
 const (
-	maxItems        = 64 // questions kept a conversation; the oldest are forgotten
+	maxItems        = 64 // kept of a conversation; the oldest are forgotten
 	maxOutputTokens = 4096
+	maxDeadlineMS   = 3_600_000
 )
 
 var itemID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// session is the protocol of one connection: what its messages mean. It knows nothing of sockets.
+// session is the protocol of one connection, or of several one after another where a lost one is taken up again: what its messages mean. It
+// knows nothing of sockets.
 type session struct {
 	id     string
 	srv    *Server
 	stream *served
+	caller *caller // whose connection it is
 	out    *outbox
-	seq    uint64 // owned by the writer
 
-	mu     sync.Mutex
-	items  []item // the conversation: questions, oldest first
-	video  bool
-	active map[string]context.CancelCauseFunc // answers in progress, by response id
-	ended  bool
+	ctx context.Context // of its answers; done when the session ends
+	end context.CancelCauseFunc
+
+	// Owned by the writer, and between connections by whoever takes the session up.
+	seq  uint64
+	sent sentEvents
+
+	resuming
+
+	mu         sync.Mutex
+	items      []item        // the conversation, oldest first
+	history    []qa.Exchange // what of it was answered, oldest first
+	video      bool
+	resumption bool
+	active     map[string]*running // answers in progress, by response id
+	ended      bool
 
 	answers sync.WaitGroup
 }
 
+// running is an answer in progress, or one that waits to be.
+type running struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when it has ended
+	over   bool          // it was told to end
+}
+
 var (
-	errCancelled = errors.New("cancelled by the client")
-	errGone      = errors.New("the connection ended")
-	errTooLong   = errors.New("the answer took too long")
+	errCancelled   = errors.New("cancelled by the client")
+	errInterrupted = errors.New("another question came")
+	errGone        = errors.New("the connection ended")
+	errTooLong     = errors.New("the answer took too long")
 )
 
 func newSession(s *Server, st *served) *session {
-	return &session{id: newID("sess_"), srv: s, stream: st, out: newOutbox(), active: map[string]context.CancelCauseFunc{}}
+	c := &session{id: newID("sess_"), srv: s, stream: st, out: newOutbox(), active: map[string]*running{}}
+	c.ctx, c.end = context.WithCancelCause(st.ctx)
+	return c
 }
 
 func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
@@ -55,7 +79,7 @@ func (c *session) info() sessionInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return sessionInfo{
-		ID: c.id, Object: "realtime.session", Stream: c.stream.info(c.stream.Status()), Video: c.video,
+		ID: c.id, Object: "realtime.session", Stream: c.stream.info(c.stream.Status()), Video: c.video, Resumption: c.resumption,
 		Suggestions: append([]string{}, c.srv.cfg.Suggestions...),
 		Limits:      limitsInfo{maxMessage, maxQuestion, c.srv.cfg.MaxResponses},
 	}
@@ -65,16 +89,21 @@ func (c *session) info() sessionInfo {
 func (c *session) close() {
 	c.mu.Lock()
 	c.ended = true
-	for _, cancel := range c.active {
-		cancel(errGone)
+	for _, r := range c.active {
+		r.cancel(errGone)
 	}
 	c.mu.Unlock()
 	c.answers.Wait()
+	c.end(errGone)
+	c.srv.setResumable(c, false)
 }
 
 // handle acts on one client message. Whatever is wrong with it becomes an error event.
-func (c *session) handle(ctx context.Context, raw []byte) {
+func (c *session) handle(raw []byte) {
 	kind, eventID, err := checkJSON(raw)
+	if err == nil {
+		err = c.admit(kind)
+	}
 	if err == nil {
 		switch kind {
 		case "session.update":
@@ -82,9 +111,13 @@ func (c *session) handle(ctx context.Context, raw []byte) {
 		case "conversation.item.create":
 			err = c.addItem(raw)
 		case "response.create":
-			err = c.respond(ctx, raw)
+			err = c.respond(raw)
 		case "response.cancel":
 			err = c.cancel(raw)
+		case "watch.create", "watch.update", "watch.delete":
+			err = c.watchMessage(kind, raw)
+		case "memory.snapshot":
+			err = c.snapshot(raw)
 		case "":
 			err = &clientError{"missing_parameter", "an event has a type", "type"}
 		default:
@@ -102,22 +135,32 @@ func (c *session) fail(eventID string, err error) {
 	var ce *clientError
 	if errors.As(err, &ce) {
 		body = errorBody{Type: "invalid_request_error", Code: ce.code, Message: ce.message, Param: ce.param, EventID: eventID}
-		if ce.code == codeTooMany || ce.code == codeBusy {
-			body.Type = "rate_limit_error"
+		if ce.code == codeTooMany || ce.code == codeBusy || ce.code == codeRejected {
+			body.Type, body.RetryAfterMS = "rate_limit_error", c.srv.pace.retry().Milliseconds()
 		}
+	}
+	if d := (*denied)(nil); errors.As(err, &d) {
+		body.Type, body.Code, body.RetryAfterMS = errorType(d.status), d.code, (d.retry + time.Millisecond - 1).Milliseconds()
 	}
 	c.put(&errorEvent{header{Type: "error"}, body})
 }
 
 const (
-	codeTooMany = "too_many_responses"
-	codeBusy    = "server_busy"
+	codeTooMany  = "too_many_responses"
+	codeBusy     = "server_busy"
+	codeRejected = "response_in_progress"
 )
 
 func (c *session) update(raw []byte) error {
 	var m clientSession
 	if err := decode(raw, &m); err != nil {
 		return err
+	}
+	if v := m.Session.Resumption; v != nil {
+		c.mu.Lock()
+		c.resumption = *v
+		c.mu.Unlock()
+		c.srv.setResumable(c, *v)
 	}
 	if v := m.Session.Video; v != nil {
 		c.mu.Lock()
@@ -148,19 +191,47 @@ func (c *session) addItem(raw []byte) error {
 	if slices.ContainsFunc(c.items, func(o item) bool { return o.ID == it.ID }) {
 		return &clientError{"duplicate_item", "the conversation has an item of this id", "item.id"}
 	}
+	previous, question := "", "" // the last item, and the last that the client made: it may not have heard of an answer yet
+	for _, o := range c.items {
+		if previous = o.ID; o.Role == "user" {
+			question = o.ID
+		}
+	}
+	if m.PreviousItemID != "" && m.PreviousItemID != previous && m.PreviousItemID != question {
+		return &clientError{"invalid_value", "items are added at the conversation's end only", "previous_item_id"}
+	}
+	c.items = append(c.items, it)
+	c.forgetItems()
+	for _, kind := range []string{"conversation.item.added", "conversation.item.done"} {
+		c.put(&itemEvent{header: header{Type: kind}, PreviousItemID: previous, Item: it})
+	}
+	return nil
+}
+
+// forgetItems keeps the conversation within its bounds. c.mu is held.
+func (c *session) forgetItems() {
+	if n := len(c.items) - maxItems; n > 0 {
+		c.items = slices.Delete(c.items, 0, n)
+	}
+	if n := len(c.history) - maxItems/2; n > 0 {
+		c.history = slices.Delete(c.history, 0, n)
+	}
+}
+
+// said adds an answer to the conversation.
+func (c *session) said(it item, x qa.Exchange) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	previous := ""
 	if n := len(c.items); n > 0 {
 		previous = c.items[n-1].ID
 	}
-	if m.PreviousItemID != "" && m.PreviousItemID != previous {
-		return &clientError{"invalid_value", "items are added at the conversation's end only", "previous_item_id"}
-	}
 	c.items = append(c.items, it)
-	if len(c.items) > maxItems {
-		c.items = slices.Delete(c.items, 0, len(c.items)-maxItems)
+	if x.Answer != "" {
+		c.history = append(c.history, x)
 	}
-	c.put(&itemEvent{header: header{Type: "conversation.item.added"}, PreviousItemID: previous, Item: it})
-	return nil
+	c.forgetItems()
+	c.put(&itemEvent{header: header{Type: "conversation.item.done"}, PreviousItemID: previous, Item: it})
 }
 
 // checkItem returns a question in its one valid form; at names it in errors.
@@ -205,13 +276,17 @@ func questionText(it item) string {
 	return strings.TrimSpace(strings.Join(parts, "\n"))
 }
 
-func (c *session) respond(ctx context.Context, raw []byte) error {
+func (c *session) respond(raw []byte) error {
 	arrived := time.Now()
 	var m clientCreate
 	if err := decode(raw, &m); err != nil {
 		return err
 	}
-	q, err := limits(m.Response)
+	q, err := limits(m.Response, arrived)
+	if err != nil {
+		return err
+	}
+	streams, err := c.targets(m.Response.Streams)
 	if err != nil {
 		return err
 	}
@@ -223,33 +298,138 @@ func (c *session) respond(ctx context.Context, raw []byte) error {
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.ended:
+	if c.ended {
 		return nil // nobody is there to be told
-	case len(c.active) >= c.srv.cfg.MaxResponses:
-		return &clientError{codeTooMany, "this connection has " + strconv.Itoa(len(c.active)) + " answers in progress already", ""}
 	}
-	select {
-	case c.srv.asking <- struct{}{}:
-	default:
-		return &clientError{codeBusy, "the server answers as many questions as it can; try again soon", ""}
+	after, err := c.makeRoom(m.Response.OnBusy)
+	if err != nil {
+		return err
 	}
-	actx, cancel := context.WithCancelCause(ctx)
-	c.active[q.ID] = cancel
-	a := &answering{session: c, arrived: arrived, question: q, itemID: newID("item_"),
-		response: responseInfo{ID: q.ID, Object: "realtime.response", Status: "in_progress", InputItemID: ask.ID, Output: []item{}}}
+	status := "in_progress"
+	if after == nil {
+		select {
+		case c.srv.asking <- struct{}{}:
+		default:
+			return &clientError{codeBusy, "the server answers as many questions as it can; try again later", ""}
+		}
+	} else if len(after) > 0 && m.Response.OnBusy == "queue" {
+		status = "queued"
+	}
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	r := &running{cancel: cancel, done: make(chan struct{})}
+	c.active[q.ID] = r
+	a := &answering{session: c, arrived: arrived, question: q, streams: streams, itemID: newID("item_"), talk: len(m.Response.Input) == 0,
+		response: responseInfo{ID: q.ID, Object: "realtime.response", Status: status, InputItemID: ask.ID, Output: []item{}}}
+	if len(streams) > 1 {
+		for _, st := range streams {
+			a.response.Streams = append(a.response.Streams, st.Name())
+		}
+	}
 	a.put(&responseEvent{a.header("response.created"), a.response})
+	if a.talk {
+		a.put(&itemEvent{header: a.header("conversation.item.added"), PreviousItemID: ask.ID,
+			Item: item{ID: a.itemID, Type: "message", Role: "assistant", Status: "in_progress", Content: []content{}}})
+	}
 	c.answers.Go(func() {
-		defer func() { <-c.srv.asking }()
-		done := a.run(actx)
+		slot := after == nil || c.wait(ctx, after)
+		if a.talk {
+			c.mu.Lock()
+			a.question.History = slices.Clone(c.history)
+			c.mu.Unlock()
+		}
+		began := time.Now()
+		done := a.run(ctx)
+		if slot {
+			<-c.srv.asking
+			c.srv.pace.add(time.Since(began))
+		}
 		c.mu.Lock()
 		delete(c.active, q.ID)
 		c.mu.Unlock()
 		cancel(nil)
 		// Last, so that a client that has seen the end of an answer can start another one or finds nothing left to cancel.
 		c.put(done)
+		close(r.done)
 	})
 	return nil
+}
+
+// makeRoom does what on_busy says about the connection's answers in progress, and returns when those end that the new one comes after. nil: it
+// waits for nothing and must find a place on the server at once; else it waits for a place too. c.mu is held.
+func (c *session) makeRoom(onBusy string) (after []<-chan struct{}, err error) {
+	busy := 0
+	for _, r := range c.active {
+		if !r.over {
+			busy++
+		}
+	}
+	switch {
+	case onBusy == "interrupt":
+		after = []<-chan struct{}{} // what is told to end takes a moment, and says so first
+		for _, r := range c.active {
+			r.over = true
+			r.cancel(errInterrupted)
+			after = append(after, r.done)
+		}
+		busy = 0
+	case onBusy == "reject" && busy > 0:
+		return nil, &clientError{codeRejected, "this connection has an answer in progress", "response.on_busy"}
+	case onBusy == "queue":
+		after = []<-chan struct{}{}
+		for _, r := range c.active {
+			after = append(after, r.done)
+		}
+	}
+	// Those that were told to end count too once there are many of them: interrupting is no way around the limit.
+	if busy >= c.srv.cfg.MaxResponses || len(c.active) >= 4*c.srv.cfg.MaxResponses {
+		return nil, &clientError{codeTooMany, "this connection has " + strconv.Itoa(len(c.active)) + " answers in progress already", ""}
+	}
+	return after, nil
+}
+
+// wait waits for answers to end and then for a place among the server's. It reports whether it has one.
+func (c *session) wait(ctx context.Context, after []<-chan struct{}) bool {
+	for _, done := range after {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	select {
+	case c.srv.asking <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// targets are the streams that a question names, each of which the caller may ask; the connection's own for none.
+func (c *session) targets(names []string) ([]*served, error) {
+	if len(names) == 0 {
+		return []*served{c.stream}, nil
+	}
+	bad := func(code, message string) ([]*served, error) {
+		return nil, &clientError{code, message, "response.streams"}
+	}
+	if len(names) > maxStreams {
+		return bad("invalid_value", "a question is about at most "+strconv.Itoa(maxStreams)+" streams")
+	}
+	var list []*served
+	for _, name := range names {
+		st := c.srv.stream(name)
+		if st == nil || c.srv.authorize(c.caller, name, RoleRead) != nil {
+			return bad("stream_not_found", "there is no such stream: "+clip(name, 64))
+		}
+		if err := c.srv.authorize(c.caller, name, RoleAsk); err != nil {
+			return nil, err
+		}
+		if slices.Contains(list, st) {
+			return bad("invalid_value", "a stream is named twice: "+name)
+		}
+		list = append(list, st)
+	}
+	return list, nil
 }
 
 // asked is the question that response.create means.
@@ -262,14 +442,16 @@ func (c *session) asked(input []item) (item, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.items) == 0 {
-		return item{}, &clientError{"no_question", "create a conversation item first: it is the question", ""}
+	for _, it := range slices.Backward(c.items) {
+		if it.Role == "user" {
+			return it, nil
+		}
 	}
-	return c.items[len(c.items)-1], nil
+	return item{}, &clientError{"no_question", "create a conversation item first: it is the question", ""}
 }
 
 // limits checks the options of a response.
-func limits(r createResponse) (qa.Question, error) {
+func limits(r createResponse, arrived time.Time) (qa.Question, error) {
 	var q qa.Question
 	bad := func(param, message string) (qa.Question, error) {
 		return q, &clientError{"invalid_value", message, "response." + param}
@@ -301,6 +483,40 @@ func limits(r createResponse) (qa.Question, error) {
 	if v := r.Seed; v != nil {
 		q.Seed = *v
 	}
+	if v := r.DeadlineMS; v != nil {
+		if *v < 1 || *v > maxDeadlineMS {
+			return bad("deadline_ms", "use 1 to "+strconv.Itoa(maxDeadlineMS))
+		}
+		q.Deadline = arrived.Add(time.Duration(*v) * time.Millisecond)
+	}
+	if r.OnBusy != "" && !slices.Contains([]string{"queue", "interrupt", "reject"}, r.OnBusy) {
+		return bad("on_busy", "use queue, interrupt or reject")
+	}
+	at := func(param, text string, into *time.Time) error {
+		if text == "" {
+			return nil
+		}
+		t, err := time.Parse(time.RFC3339, text)
+		if err != nil || t.Year() < 1 {
+			return &clientError{"invalid_value", "want a time as 2026-05-02T10:04:11.240Z", "response." + param}
+		}
+		*into = t
+		return nil
+	}
+	if err := at("as_of", r.AsOf, &q.AsOf); err != nil {
+		return q, err
+	}
+	if q.AsOf.After(arrived) {
+		return bad("as_of", "this time has yet to come")
+	}
+	if r.Range != nil {
+		if err := errors.Join(at("range.from", r.Range.From, &q.From), at("range.to", r.Range.To, &q.To)); err != nil {
+			return q, err
+		}
+		if q.From.IsZero() && q.To.IsZero() || !q.From.IsZero() && !q.To.IsZero() && !q.From.Before(q.To) {
+			return bad("range", "from is before to, and one of them at least is given")
+		}
+	}
 	return q, nil
 }
 
@@ -312,15 +528,63 @@ func (c *session) cancel(raw []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m.ResponseID != "" {
-		if cancel := c.active[m.ResponseID]; cancel != nil {
-			cancel(errCancelled)
+		if r := c.active[m.ResponseID]; r != nil {
+			r.over = true
+			r.cancel(errCancelled)
 			return nil
 		}
 	} else if len(c.active) > 0 {
-		for _, cancel := range c.active {
-			cancel(errCancelled)
+		for _, r := range c.active {
+			r.over = true
+			r.cancel(errCancelled)
 		}
 		return nil
 	}
 	return &clientError{"response_cancel_not_active", "there is no such response in progress", "response_id"}
+}
+
+// Remembering is a Stream whose memory can be looked at.
+type Remembering interface {
+	// Remembered is what is remembered at this moment, the newest frame last.
+	Remembered() []qa.EvidenceItem
+}
+
+// snapshot answers memory.snapshot: what the stream's memory holds.
+func (c *session) snapshot(raw []byte) error {
+	var m clientPlain
+	if err := decode(raw, &m); err != nil {
+		return err
+	}
+	r, ok := c.stream.Stream.(Remembering)
+	if !ok {
+		return &clientError{"not_supported", "this stream's memory cannot be looked at", ""}
+	}
+	items := r.Remembered()
+	ev := &snapshotEvent{header: header{Type: "memory.snapshot"}, Stream: c.stream.Name(), Memory: c.stream.memory().Memory,
+		Items: c.srv.evidenceOf(c.stream.Name(), qa.Evidence{Items: items}).Items}
+	if len(items) > 0 {
+		ev.AsOf = stamp(items[len(items)-1].To)
+	}
+	c.put(ev)
+	return nil
+}
+
+// pace is how long answers take on the average of late, for who asks when to try again.
+type pace struct{ ns atomic.Int64 }
+
+// add counts an answer that took d.
+func (p *pace) add(d time.Duration) {
+	old := p.ns.Load()
+	if old == 0 {
+		old = int64(d)
+	}
+	p.ns.Store(old - old/8 + int64(d)/8) // two at once may lose one: it is an average
+}
+
+// retry is when a place may be free: about one answer's time from now, a quarter of a second at least and half a minute at most.
+func (p *pace) retry() time.Duration {
+	if p.ns.Load() == 0 {
+		return time.Second
+	}
+	return min(max(time.Duration(p.ns.Load()), 250*time.Millisecond), 30*time.Second)
 }

@@ -2,6 +2,8 @@ package web
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"regexp"
 	"time"
 
@@ -42,7 +44,75 @@ var streamName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 // served is a Stream with what the server keeps beside it.
 type served struct {
 	Stream
+	srv  *Server
 	live *live
+	ctx  context.Context // of what goes on about it; done when it is no longer served, or the server stops
+	end  context.CancelCauseFunc
+	kept *snapshots
+}
+
+// table is what is served at one moment, in the order shown. It never changes: SetStreams makes another.
+type table struct {
+	list   []*served
+	byName map[string]*served
+}
+
+var errRemoved = errors.New("this stream is no longer served")
+
+// SetStreams replaces what is served, in the order shown, while serving or before. A Stream that was there already (==) goes on with its
+// sockets and answers. Those of one that is gone, or that another of the same name replaces, are ended: sockets are told why and closed.
+// With an error nothing has changed.
+func (s *Server) SetStreams(streams []Stream) error {
+	if len(streams) == 0 {
+		return errors.New("web: there is no stream to serve")
+	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	old := s.table.Load()
+	next := &table{byName: make(map[string]*served, len(streams))}
+	for _, st := range streams {
+		name := st.Name()
+		if !streamName.MatchString(name) {
+			return fmt.Errorf("web: stream name %q: use letters, digits, - and _, at most 64", name)
+		}
+		if next.byName[name] != nil {
+			return fmt.Errorf("web: two streams are named %q", name)
+		}
+		sv := old.byName[name]
+		if sv == nil || sv.Stream != st {
+			sv = &served{Stream: st, srv: s, kept: &snapshots{}, live: &live{stream: st, id: s.pictured, start: s.spawn, watchers: map[*outbox]struct{}{}}}
+			sv.ctx, sv.end = context.WithCancelCause(s.ctx)
+			s.pictured++
+		}
+		next.list, next.byName[name] = append(next.list, sv), sv
+	}
+	s.table.Store(next)
+	for _, sv := range old.list {
+		if next.byName[sv.Name()] != sv {
+			sv.end(errRemoved)
+			if next.byName[sv.Name()] == nil {
+				s.metrics.forget(sv.Name())
+			}
+		}
+	}
+	return nil
+}
+
+// streams are those that are served now, in the order shown.
+func (s *Server) streams() []*served { return s.table.Load().list }
+
+// stream returns the stream of that name, nil when there is none.
+func (s *Server) stream(name string) *served { return s.table.Load().byName[name] }
+
+// visible are the streams on which c has a role, in the order shown.
+func (s *Server) visible(c *caller, need Role) []*served {
+	var list []*served
+	for _, st := range s.streams() {
+		if s.authorize(c, st.Name(), need) == nil {
+			list = append(list, st)
+		}
+	}
+	return list
 }
 
 func (s *served) info(st ingest.Status) streamInfo {

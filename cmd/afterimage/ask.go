@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 type askCmd struct {
 	Source    string        `arg:"" help:"What to watch: a file, rtsp://, http(s)://, v4l2:/dev/video0 or sim://street?seed=100000."`
 	Question  []string      `arg:"" help:"What to ask. Several are answered in turn from the same memory."`
+	With      []string      `placeholder:"SOURCE" sep:"none" help:"Another camera that every question is about too; may be repeated. Each has its share of --max-visual-tokens, and answers name them."`
 	For       time.Duration `default:"20s" help:"How long to watch a live source. A file is watched to its end, as fast as possible."`
 	FPS       float64       `name:"fps" default:"2" help:"Pictures a second to look at."`
 	Transport string        `enum:"tcp,udp" default:"tcp" help:"RTSP over tcp or udp."`
@@ -26,28 +28,24 @@ type askCmd struct {
 }
 
 func (c *askCmd) Help() string {
-	return `Watches, then answers, token by token, and says which moments the answer was given.
+	return `Watches, then answers, token by token, and says which moments the answer was given. Of several questions a later one may lean on those
+before it: "And what colour was it?"
 
 Examples:
   afterimage ask clip.mp4 "What happened, in order?"
   afterimage ask rtsp://viewer:secret@192.0.2.10/stream2 "Is the door open?" --for 1m
-  afterimage ask "sim://street?seed=123456" "How many cars have passed?"`
+  afterimage ask "sim://street?seed=123456" "How many cars have passed?"
+  afterimage ask "sim://street?seed=1" --with "sim://street?seed=2" "Is anyone there?" "And what happened in the last minute?"`
 }
 
 func (c *askCmd) Run(ctx context.Context, a *app) error {
-	u, err := ingest.ParseURL(c.Source)
-	if err != nil {
-		return err
-	}
-	if err := checkSource(u); err != nil {
-		return err
-	}
-	sc := StreamConfig{Name: nameOf(u), URL: u, FPS: c.FPS, Transport: c.Transport, Memory: c.Strategy, VisualTokens: c.Visual}
-	sc.inherit(StreamConfig{})
-	if err := sc.check(func(key, format string, args ...any) error {
-		return fmt.Errorf("ask: --%s: %s", strings.ReplaceAll(key, "_", "-"), fmt.Sprintf(format, args...))
-	}); err != nil {
-		return err
+	var configs []StreamConfig
+	for _, source := range append([]string{c.Source}, c.With...) {
+		sc, err := c.config(source, configs)
+		if err != nil {
+			return err
+		}
+		configs = append(configs, sc)
 	}
 	if err := a.handOver(ctx); err != nil {
 		return fmt.Errorf("ask: %w", err)
@@ -57,25 +55,69 @@ func (c *askCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer m.close(a.log)
-	s, err := openFastStream(ctx, a, m, sc, c.Starts)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if err := c.watch(ctx, a, s); err != nil {
-		return err
-	}
-	for _, text := range c.Question {
-		if err := c.answer(ctx, a, s, text); err != nil {
+	all := cameras{all: qa.Several{Streams: map[string]qa.Asker{}}}
+	var streams []*stream
+	for _, sc := range configs {
+		s, err := openFastStream(ctx, a, m, sc, c.Starts)
+		if err != nil {
 			return err
 		}
+		defer s.close()
+		streams, all.names, all.all.Streams[sc.Name] = append(streams, s), append(all.names, sc.Name), s
+	}
+	if err := c.watch(ctx, a, streams); err != nil {
+		return err
+	}
+	var history []qa.Exchange
+	for _, text := range c.Question {
+		answer, err := c.answer(ctx, a, all, text, history)
+		if err != nil {
+			return err
+		}
+		history = append(history, qa.Exchange{Question: text, Answer: answer.Text, At: answer.Evidence.Asked})
 	}
 	return nil
 }
 
-// watch lets the memory fill. A live source stays watched while the answers are given.
-func (c *askCmd) watch(ctx context.Context, a *app, s *stream) error {
-	if !s.live {
+// config checks a source and names it as none before it is.
+func (c *askCmd) config(source string, before []StreamConfig) (sc StreamConfig, err error) {
+	u, err := ingest.ParseURL(source)
+	if err != nil {
+		return sc, err
+	}
+	if err := checkSource(u); err != nil {
+		return sc, err
+	}
+	name := nameOf(u)
+	for n, taken := 2, name; slices.ContainsFunc(before, func(o StreamConfig) bool { return o.Name == name }); n++ {
+		name = fmt.Sprintf("%.60s-%d", taken, n)
+	}
+	sc = StreamConfig{Name: name, URL: u, FPS: c.FPS, Transport: c.Transport, Memory: c.Strategy, VisualTokens: c.Visual}
+	sc.inherit(StreamConfig{})
+	return sc, sc.check(func(key, format string, args ...any) error {
+		return fmt.Errorf("ask: --%s: %s", strings.ReplaceAll(key, "_", "-"), fmt.Sprintf(format, args...))
+	})
+}
+
+// cameras are what each question of the verb is about.
+type cameras struct {
+	names []string
+	all   qa.Several
+}
+
+// Ask implements qa.Asker.
+func (c cameras) Ask(ctx context.Context, q qa.Question, emit func(string) error) (qa.Answer, error) {
+	return c.all.Ask(ctx, c.names, q, emit)
+}
+
+// watch lets the memories fill, files' first. Live sources are watched at once, and stay watched while the answers are given.
+func (c *askCmd) watch(ctx context.Context, a *app, streams []*stream) error {
+	live := false
+	for _, s := range streams {
+		if s.live {
+			live = true
+			continue
+		}
 		fmt.Fprintf(a.err, "watching %s to its end\n", s.url)
 		if err := s.watch(ctx); err != nil {
 			return err
@@ -83,17 +125,25 @@ func (c *askCmd) watch(ctx context.Context, a *app, s *stream) error {
 		if s.frames() == 0 {
 			return fmt.Errorf("ask: %s: no picture could be read%s", s.url, because(s.Status().Err))
 		}
+	}
+	if !live {
 		return nil
 	}
-	fmt.Fprintf(a.err, "watching %s for %s\n", s.url, c.For)
-	s.watchInBackground(ctx)
+	for _, s := range streams {
+		if s.live {
+			fmt.Fprintf(a.err, "watching %s for %s\n", s.url, c.For)
+			s.watchInBackground(ctx)
+		}
+	}
 	select { // what connecting takes is counted: a source that never shows itself must not hold the user up
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(c.For):
 	}
-	if s.frames() == 0 {
-		return fmt.Errorf("ask: %s: no picture within %s%s", s.url, c.For, because(s.Status().Err))
+	for _, s := range streams {
+		if s.frames() == 0 {
+			return fmt.Errorf("ask: %s: no picture within %s%s", s.url, c.For, because(s.Status().Err))
+		}
 	}
 	return nil
 }
@@ -105,24 +155,23 @@ func because(reason string) string {
 	return ": " + reason
 }
 
-func (c *askCmd) answer(ctx context.Context, a *app, s *stream, text string) error {
-	q := qa.Question{Text: text, MaxTokens: c.MaxTokens}
+func (c *askCmd) answer(ctx context.Context, a *app, s qa.Asker, text string, history []qa.Exchange) (qa.Answer, error) {
+	q := qa.Question{Text: text, MaxTokens: c.MaxTokens, History: history}
 	if c.JSON {
 		answer, err := s.Ask(ctx, q, func(string) error { return nil })
 		if err != nil {
-			return err
+			return answer, err
 		}
-		return writeJSON(a.out, answerJSON(text, answer))
+		return answer, writeJSON(a.out, answerJSON(text, answer))
 	}
 	if len(c.Question) > 1 {
 		fmt.Fprintf(a.out, "> %s\n", text)
 	}
-	_, err := tell(ctx, a.out, s, q)
-	return err
+	return tell(ctx, a.out, s, q)
 }
 
 // tell asks and writes the answer as it comes, then a line about how it came about.
-func tell(ctx context.Context, w io.Writer, s *stream, q qa.Question) (qa.Answer, error) {
+func tell(ctx context.Context, w io.Writer, s qa.Asker, q qa.Question) (qa.Answer, error) {
 	answer, err := s.Ask(ctx, q, func(piece string) error {
 		_, err := io.WriteString(w, piece)
 		return err
@@ -131,7 +180,7 @@ func tell(ctx context.Context, w io.Writer, s *stream, q qa.Question) (qa.Answer
 	if err != nil {
 		return answer, err
 	}
-	fmt.Fprintf(w, "  %s\n", evidenceLine(answer))
+	fmt.Fprintf(w, "  %s\n", evidenceLine(q.Text, answer))
 	if line := statsLine(answer); line != "" {
 		fmt.Fprintf(w, "  %s\n", line)
 	}
@@ -139,7 +188,7 @@ func tell(ctx context.Context, w io.Writer, s *stream, q qa.Question) (qa.Answer
 }
 
 // evidenceLine names the moments an answer was given, in one line.
-func evidenceLine(answer qa.Answer) string {
+func evidenceLine(asked string, answer qa.Answer) string {
 	e := answer.Evidence
 	var b strings.Builder
 	fmt.Fprintf(&b, "as of %s", stamp(e.AsOf))
@@ -158,8 +207,22 @@ func evidenceLine(answer qa.Answer) string {
 	if e.State != "" && e.State != ingest.Live && e.State != ingest.Ended {
 		fmt.Fprintf(&b, ", the source is %s", e.State)
 	}
+	for _, cut := range e.Cut {
+		fmt.Fprintf(&b, ", %s", cut)
+	}
 	for _, g := range e.Gaps {
 		fmt.Fprintf(&b, ", not watching %s to %s", clock(g.From), clock(g.To))
+	}
+	for _, c := range e.Cameras {
+		if f := c.Focus; !f.From.IsZero() {
+			fmt.Fprintf(&b, ", %s asked about %s to %s", c.Stream, clock(f.From), clock(f.To))
+		}
+		for _, g := range c.Gaps {
+			fmt.Fprintf(&b, ", %s not watching %s to %s", c.Stream, clock(g.From), clock(g.To))
+		}
+	}
+	if answer.Asked != "" && answer.Asked != asked {
+		fmt.Fprintf(&b, ", put as %q", answer.Asked)
 	}
 	return b.String()
 }

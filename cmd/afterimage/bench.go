@@ -21,6 +21,8 @@ type benchCmd struct {
 	Kernels benchKernelsCmd `cmd:"" help:"Time the kernels of a GPU, each beside what the machine allows at best."`
 	Memory  benchMemoryCmd  `cmd:"" help:"Compare memory strategies on the same frames, questions and budgets."`
 	Soak    benchSoakCmd    `cmd:"" help:"Watch a camera for a while, and memory and CPU with it."`
+	Watch   benchWatchCmd   `cmd:"" help:"Hold standing questions on simulated streams against the truth."`
+	Live    benchLiveCmd    `cmd:"" help:"Ask through many sockets at once while simulated cameras are watched."`
 	Month   benchMonthCmd   `cmd:"" help:"Remember thirty days of made-up frames, in memory and on disk, and time it day by day."`
 }
 

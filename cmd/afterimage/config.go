@@ -18,33 +18,69 @@ import (
 
 	"afterimage/hub"
 	"afterimage/ingest"
+	"afterimage/qa"
 )
 
 // Config is a configuration file, checked and complete: every default is filled in and every URL is parsed.
 type Config struct {
-	Listen  string        `yaml:"listen"`     // host:port of the page and the API
-	Auth    AuthConfig    `yaml:"auth"`       //
-	Model   string        `yaml:"model"`      // a model directory, or one that was pulled; empty means the embedded default
-	Threads int           `yaml:"threads"`    // CPU threads in all; 0 means every core
-	Device  string        `yaml:"device"`     // a deviceName
-	Quant   string        `yaml:"quant"`      // a quantName
-	Memory  string        `yaml:"memory_dir"` // where memories outlive the program, a directory a stream; "off": nowhere; empty: the user's state directory
-	Default StreamConfig  `yaml:"stream_defaults"`
-	Streams StreamConfigs `yaml:"streams"` // in the order of the file
+	Listen         string        `yaml:"listen"`          // host:port of the page and the API
+	Auth           AuthConfig    `yaml:"auth"`            //
+	TLS            TLSConfig     `yaml:"tls"`             //
+	AllowedHosts   []string      `yaml:"allowed_hosts"`   // names to answer to besides loopback's and listen's own, without port
+	AllowedOrigins []string      `yaml:"allowed_origins"` // other pages that may use the server, as https://host[:port]
+	Model          string        `yaml:"model"`           // a model directory, or one that was pulled; empty means the embedded default
+	Threads        int           `yaml:"threads"`         // CPU threads in all; 0 means every core
+	Device         string        `yaml:"device"`          // a deviceName
+	Quant          string        `yaml:"quant"`           // a quantName
+	Memory         string        `yaml:"memory_dir"`      // where memories outlive the program, a directory a stream; "off": nowhere; empty: the user's state directory
+	Default        StreamConfig  `yaml:"stream_defaults"` //
+	Streams        StreamConfigs `yaml:"streams"`         // in the order of the file
+	Webhooks       WebhookConfig `yaml:"webhooks"`        //
+	Watches        WatchConfigs  `yaml:"watches"`         // in the order of the file
 }
 
-// AuthConfig says who may use the server.
+// AuthConfig says who may use the server. Beyond loopback one of the two is needed.
 type AuthConfig struct {
-	TokenFile string `yaml:"token_file"` // its first line is the bearer token; needed to listen beyond loopback
+	TokenFile  string `yaml:"token_file"`  // its first line is a bearer token for everything
+	TokensFile string `yaml:"tokens_file"` // see readTokens
+}
+
+// TLSConfig says how connections are encrypted: not at all, with a certificate from files, or with one that we make.
+type TLSConfig struct {
+	Cert       string `yaml:"cert"` // PEM, with the chain
+	Key        string `yaml:"key"`  // PEM
+	SelfSigned bool   `yaml:"-"`    // short form: tls: self-signed
+}
+
+func (c TLSConfig) on() bool { return c.SelfSigned || c.Cert != "" }
+
+// UnmarshalYAML reads self-signed, or a mapping of cert and key.
+func (c *TLSConfig) UnmarshalYAML(n ast.Node) error {
+	if s, ok := n.(*ast.StringNode); ok {
+		if c.SelfSigned = s.Value == "self-signed"; c.SelfSigned {
+			return nil
+		}
+		return &yaml.SyntaxError{Message: "want self-signed, or a mapping with cert and key", Token: n.GetToken()}
+	}
+	type files TLSConfig
+	return yaml.NodeToValue(n, (*files)(c), yaml.Strict())
+}
+
+// WebhookConfig says how standing questions tell others.
+type WebhookConfig struct {
+	SecretFile string `yaml:"secret_file"` // its first line signs what is sent
+	AllowHTTP  bool   `yaml:"allow_http"`  // beyond this machine too, where anyone on the way can read and change what is sent
 }
 
 // StreamConfig is one stream. The short form is the source alone.
 type StreamConfig struct {
 	Name         string       `yaml:"-"`
-	Source       sourceText   `yaml:"source" json:"-"`
-	FPS          float64      `yaml:"fps"`           // pictures a second that are looked at
-	Transport    string       `yaml:"transport"`     // RTSP over "tcp" or "udp"
-	StallTimeout duration     `yaml:"stall_timeout"` // no picture for this long means stalled
+	Source       secretText   `yaml:"source" json:"-"`
+	FPS          float64      `yaml:"fps"`            // pictures a second that are looked at
+	Transport    string       `yaml:"transport"`      // RTSP over "tcp" or "udp"
+	StallTimeout duration     `yaml:"stall_timeout"`  // no picture for this long means stalled
+	Freeze       orOff        `yaml:"freeze_timeout"` // the same picture for this long means frozen; negative: never
+	Masks        [][]float64  `yaml:"masks"`          // rectangles that are black before anything sees them: left, top, right, bottom, as shares of the picture
 	Memory       MemoryConfig `yaml:"memory"`
 	VisualTokens int          `yaml:"max_visual_tokens"` // of what a question is shown; 0 is the strategy's own size
 	PasswordFile string       `yaml:"password_file"`     // its first line is the password of the user in source
@@ -128,11 +164,11 @@ func ints(list []any) (out []int, ok bool) {
 	return out, true
 }
 
-// sourceText is a URL as written, credentials and all; it never prints itself.
-type sourceText string
+// secretText is a URL as written, credentials and all; it never prints itself.
+type secretText string
 
-func (sourceText) String() string   { return "source URL" }
-func (sourceText) GoString() string { return "source URL" }
+func (secretText) String() string   { return "hidden URL" }
+func (secretText) GoString() string { return "hidden URL" }
 
 type duration time.Duration
 
@@ -146,6 +182,18 @@ func (d *duration) UnmarshalYAML(n ast.Node) error {
 		}
 	}
 	return &yaml.SyntaxError{Message: "want a duration such as 10s or 1m30s", Token: n.GetToken()}
+}
+
+// orOff is a duration, or off, which is -1.
+type orOff duration
+
+// UnmarshalYAML reads off, or what a duration reads.
+func (d *orOff) UnmarshalYAML(n ast.Node) error {
+	if n.GetToken().Value == "off" {
+		*d = -1
+		return nil
+	}
+	return (*duration)(d).UnmarshalYAML(n)
 }
 
 // StreamConfigs keeps the file's order.
@@ -165,7 +213,7 @@ func (c *StreamConfigs) UnmarshalYAML(n ast.Node) error {
 		s := StreamConfig{Name: name.Value}
 		switch v := p.Value.(type) {
 		case *ast.StringNode:
-			s.Source = sourceText(v.Value)
+			s.Source = secretText(v.Value)
 		default:
 			if err := yaml.NodeToValue(v, &s, yaml.Strict()); err != nil {
 				return err
@@ -181,19 +229,20 @@ var streamName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
 
 const defaultListen = "127.0.0.1:8765"
 
-// LoadConfig reads and checks a configuration file. Relative paths in it are relative to the file. lookup finds environment
-// variables. An error shows the place as file:line:column with the line below, and never a credential.
-func LoadConfig(file string, lookup func(string) (string, bool)) (*Config, error) {
+// LoadConfig reads and checks a configuration file. Relative paths in it are relative to the file. Variables of the environment replace
+// its keys (see override) and stand in its values. An error shows the place as file:line:column with the line below, or the name of the
+// variable, and never a credential.
+func LoadConfig(file string, env environ) (*Config, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	c, root, err := parseConfig(text, lookup)
+	c, doc, err := parseConfig(text, env)
 	if err == nil {
-		err = c.resolve(filepath.Dir(file), root)
+		err = c.resolve(filepath.Dir(file), doc.root)
 	}
 	if err != nil {
-		return nil, showConfigError(file, string(text), err)
+		return nil, doc.show(file, err)
 	}
 	return c, nil
 }
@@ -221,7 +270,22 @@ func (c *Config) resolve(dir string, root ast.Node) error {
 	}
 	c.Quant = first(c.Quant, "bf16")
 	c.Model = modelWithin(dir, c.Model)
-	c.Auth.TokenFile = within(dir, c.Auth.TokenFile)
+	c.Auth.TokenFile, c.Auth.TokensFile = within(dir, c.Auth.TokenFile), within(dir, c.Auth.TokensFile)
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		return bad("tls", "want both cert and key")
+	}
+	c.TLS.Cert, c.TLS.Key = within(dir, c.TLS.Cert), within(dir, c.TLS.Key)
+	c.Webhooks.SecretFile = within(dir, c.Webhooks.SecretFile)
+	for _, h := range c.AllowedHosts {
+		if !hostName.MatchString(h) {
+			return bad("allowed_hosts", "want names such as cameras.example.net, without scheme and port")
+		}
+	}
+	for _, o := range c.AllowedOrigins {
+		if u, err := url.Parse(o); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Scheme+"://"+u.Host != o {
+			return bad("allowed_origins", "want origins such as https://example.net:8443, with nothing behind")
+		}
+	}
 	if c.Memory != "off" {
 		c.Memory = within(dir, c.Memory)
 	}
@@ -249,14 +313,32 @@ func (c *Config) resolve(dir string, root ast.Node) error {
 			return at("source", "stream %s: %v", s.Name, err)
 		}
 	}
+	for _, w := range c.Watches {
+		spec, err := w.spec()
+		var wrong *qa.WatchError
+		switch {
+		case errors.As(err, &wrong):
+			return bad("watches."+w.Name+"."+wrong.Field, "watch %s: %s: %s", w.Name, wrong.Field, wrong.Why)
+		case err != nil:
+			return bad("watches."+w.Name, "watch %s: %v", w.Name, err)
+		case !slices.ContainsFunc(c.Streams, func(s StreamConfig) bool { return s.Name == spec.Stream }):
+			return bad("watches."+w.Name+".stream", "watch %s: there is no stream %s", w.Name, spec.Stream)
+		}
+	}
 	return nil
 }
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?$`)
 
 // inherit takes what s leaves open from the defaults, then from the program.
 func (s *StreamConfig) inherit(d StreamConfig) {
 	s.FPS = first(s.FPS, d.FPS, 2)
 	s.Transport = first(s.Transport, d.Transport, "tcp")
 	s.StallTimeout = first(s.StallTimeout, d.StallTimeout, duration(10*time.Second))
+	s.Freeze = first(s.Freeze, d.Freeze, orOff(time.Minute))
+	if s.Masks == nil {
+		s.Masks = d.Masks
+	}
 	s.Warm = first(s.Warm, d.Warm)
 	s.WarmAge = first(s.WarmAge, d.WarmAge, duration(2*time.Second))
 	s.Memory = s.Memory.over(d.Memory)
@@ -284,6 +366,8 @@ func (s *StreamConfig) check(bad func(key, format string, args ...any) error) er
 		return bad("transport", "want tcp or udp")
 	case s.StallTimeout != 0 && (s.StallTimeout < duration(time.Second) || s.StallTimeout > duration(time.Hour)):
 		return bad("stall_timeout", "want 1s to 1h")
+	case s.Freeze > 0 && (s.Freeze < orOff(time.Second) || s.Freeze > orOff(24*time.Hour)):
+		return bad("freeze_timeout", "want 1s to 24h, or off")
 	case s.Warm != "" && !slices.Contains([]string{"off", "newest", "wait"}, s.Warm):
 		return bad("warm", "want off, newest or wait")
 	case s.WarmAge != 0 && (s.WarmAge < duration(100*time.Millisecond) || s.WarmAge > duration(time.Hour)):
@@ -295,6 +379,9 @@ func (s *StreamConfig) check(bad func(key, format string, args ...any) error) er
 	case s.VisualTokens < 0 || s.VisualTokens > 1<<20:
 		return bad("max_visual_tokens", "want 0 (as many as the strategy shows) to 1048576")
 	}
+	if _, err := s.masks(); err != nil {
+		return bad("masks", "%v", err)
+	}
 	if _, _, err := s.Memory.find(); err != nil {
 		var wrong *optionError
 		if errors.As(err, &wrong) {
@@ -303,6 +390,21 @@ func (s *StreamConfig) check(bad func(key, format string, args ...any) error) er
 		return err
 	}
 	return nil
+}
+
+// masks are the rectangles as the source takes them.
+func (s *StreamConfig) masks() ([]ingest.Mask, error) {
+	if len(s.Masks) > 64 {
+		return nil, errors.New("want at most 64")
+	}
+	var out []ingest.Mask
+	for _, m := range s.Masks {
+		if len(m) != 4 || !(0 <= m[0] && m[0] < m[2] && m[2] <= 1 && 0 <= m[1] && m[1] < m[3] && m[3] <= 1) {
+			return nil, errors.New("want [left, top, right, bottom] each, as shares of the picture from 0 to 1")
+		}
+		out = append(out, ingest.Mask{Left: m[0], Top: m[1], Right: m[2], Bottom: m[3]})
+	}
+	return out, nil
 }
 
 // open parses the source, with the password put in.

@@ -58,7 +58,7 @@ streams:
 `)
 	dir := filepath.Dir(file)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "secret"), []byte("p@ss/"+canary+"\r\nmore"), 0o600))
-	c, err := LoadConfig(file, environment("CAM_PASS="+canary, "N=3"))
+	c, err := LoadConfig(file, environ{"CAM_PASS=" + canary, "N=3"})
 	require.NoError(t, err)
 
 	assert.Equal(t, "127.0.0.1:9000", c.Listen)
@@ -117,6 +117,21 @@ func TestConfigErrors(t *testing.T) {
 		{"list", "streams: [a]\n", ":1:10: want streams by name"},
 		{"no source", "streams:\n  a: {fps: 1}\n", "no source"},
 		{"null stream", "streams:\n  a:\n", ":2:6: null was used"},
+		{"freeze", "streams:\n  a: {source: sim://street, freeze_timeout: 1ms}\n", "want 1s to 24h, or off"},
+		{"masks", "streams:\n  a: {source: sim://street, masks: [[0, 0, 0, 1]]}\n", ":2:36: want [left, top, right, bottom]"},
+		{"masks of the wrong shape", "streams:\n  a: {source: sim://street, masks: [0, 0, 1, 1]}\n", ":2:37: int was used where sequence is expected"},
+		{"tls", "tls: yes please\n" + one, ":1:6: want self-signed, or a mapping with cert and key"},
+		{"half of tls", "tls: {cert: x.pem}\n" + one, "want both cert and key"},
+		{"unknown tls key", "tls: {crt: x.pem}\n" + one, "unknown field \"crt\""},
+		{"allowed host", "allowed_hosts: [\"http://a\"]\n" + one, "want names such as"},
+		{"allowed origin", "allowed_origins: [\"https://a/b\"]\n" + one, "want origins such as"},
+		{"watch's stream", one + "watches: {w: {stream: b, ask: What?}}\n", ":2:23: watch w: there is no stream b"},
+		{"watch's question", one + "watches: {w: {stream: a}}\n", "watch w: ask: there is no question"},
+		{"watch's threshold", one + "watches:\n  w: {stream: a, ask: What?, threshold: 0.1}\n", ":3:41: watch w: threshold: want 0.5 to 1"},
+		{"watch's hold", one + "watches:\n  w: {stream: a, ask: What?, hold: -1s}\n", "watch w: hold: want no negative duration"},
+		{"unknown watch key", one + "watches:\n  w: {stream: a, question: What?}\n", ":3:18: unknown field \"question\""},
+		{"watch name", one + "watches: {1: {stream: a}}\n", "a standing question's name"},
+		{"empty watch", one + "watches: {w: }\n", "want standing questions by name"},
 		{"scheme", "streams:\n  a: ftp://x/y\n", ":2:6: stream a: ingest: source URL: unknown scheme"},
 		{"fps", "streams:\n  a: {source: sim://street, fps: 100}\n", ":2:34: want 0.05 to 30"},
 		{"fps nan", "streams:\n  a: {source: sim://street, fps: .nan}\n", "want 0.05 to 30"},
@@ -149,13 +164,13 @@ func TestConfigErrors(t *testing.T) {
 		{"syntax", "streams: {a: [\n", ":1:"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := LoadConfig(writeConfig(t, tt.text), environment())
+			_, err := LoadConfig(writeConfig(t, tt.text), nil)
 			require.Error(t, err)
 			assert.Contains(t, err.Error(), "config.yaml")
 			assert.Contains(t, err.Error(), tt.want)
 		})
 	}
-	_, err := LoadConfig(filepath.Join(t.TempDir(), "absent.yaml"), environment())
+	_, err := LoadConfig(filepath.Join(t.TempDir(), "absent.yaml"), nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
@@ -181,7 +196,7 @@ func TestConfigErrorsHideCredentials(t *testing.T) {
 		"streams:\n  a: ${URL}\n  9: 1\n",
 		"threads: ${URL}\n",
 	} {
-		_, err := LoadConfig(writeConfig(t, text), environment("USER=u", "PASS="+canary, "URL=rtsp://u:"+canary+"@h:0/"))
+		_, err := LoadConfig(writeConfig(t, text), environ{"USER=u", "PASS=" + canary, "URL=rtsp://u:" + canary + "@h:0/"})
 		require.Error(t, err, text)
 		assert.NotContains(t, err.Error(), canary, text)
 	}
@@ -196,12 +211,12 @@ func FuzzConfig(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		c, root, err := parseConfig([]byte(text), environment("A=1", "B=x: y"))
+		c, doc, err := parseConfig([]byte(text), environ{"A=1", "B=x: y"})
 		if err == nil {
-			err = c.resolve("/nowhere", root)
+			err = c.resolve("/nowhere", doc.root)
 		}
 		if err != nil {
-			assert.NotEmpty(t, showConfigError("config.yaml", text, err).Error())
+			assert.NotEmpty(t, doc.show("config.yaml", err).Error())
 			return
 		}
 		for _, s := range c.Streams {
@@ -220,7 +235,110 @@ func TestReadmeConfig(t *testing.T) {
 	text, _, _ := strings.Cut(rest, "```")
 	file := writeConfig(t, text)
 	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(file), "yard.password"), []byte("secret\n"), 0o600))
-	c, err := LoadConfig(file, environment("CAM_PASSWORD=secret"))
+	c, err := LoadConfig(file, environ{"CAM_PASSWORD=secret"})
 	require.NoError(t, err)
 	assert.Len(t, c.Streams, 4)
+}
+
+func TestOverrides(t *testing.T) {
+	const text = `
+streams:
+  front-door: rtsp://u@192.0.2.1/one
+  yard: {source: sim://street, fps: 4, memory: recent}
+watches: {parcel: {stream: yard, ask: Is a parcel there?}}
+`
+	c, err := LoadConfig(writeConfig(t, text), environ{
+		"AFTERIMAGE_STREAMS_FRONT_DOOR_FPS=0.5", "AFTERIMAGE_STREAMS_FRONT_DOOR_SOURCE=rtsp://u:" + canary + "@192.0.2.9/${two}",
+		"AFTERIMAGE_STREAMS_YARD_MEMORY_FRAMES=8", "AFTERIMAGE_STREAMS_YARD_MASKS=[[0, 0, 0.5, 0.25]]", "AFTERIMAGE_STREAM_DEFAULTS_FREEZE_TIMEOUT=off",
+		"AFTERIMAGE_STREAMS_NEW_CAM_SOURCE=sim://street?seed=2", "AFTERIMAGE_STREAMS_NEW_CAM_TRANSPORT=udp", "AFTERIMAGE_ALLOWED_HOSTS=a.example, b.example",
+		"AFTERIMAGE_WATCHES_PARCEL_HOLD=0s", "AFTERIMAGE_WATCHES_DOOR_ASK=123", "AFTERIMAGE_WATCHES_DOOR_STREAM=new_cam", "AFTERIMAGE_WATCHES_DOOR_ON_CHANGE=true",
+		"AFTERIMAGE_TLS=self-signed", "AFTERIMAGE_AUTH_TOKENS_FILE=/etc/tokens", "AFTERIMAGE_THREADS=2", "AFTERIMAGE_ROOT=/elsewhere", "AFTERIMAGE_QUANT=",
+	})
+	require.NoError(t, err)
+	require.Len(t, c.Streams, 3)
+	front, yard, added := c.Streams[0], c.Streams[1], c.Streams[2]
+	assert.Equal(t, 0.5, front.FPS)
+	assert.Contains(t, front.URL.Raw(), canary+"@192.0.2.9/${two}", "values are taken as they are")
+	assert.Equal(t, orOff(-1), front.Freeze)
+	assert.Equal(t, MemoryConfig{Strategy: "recent", Options: map[string]any{"frames": 8}}, yard.Memory)
+	assert.Equal(t, [][]float64{{0, 0, 0.5, 0.25}}, yard.Masks)
+	assert.Equal(t, 4.0, yard.FPS)
+	assert.Equal(t, "new_cam", added.Name)
+	assert.Equal(t, "udp", added.Transport)
+	assert.Equal(t, []string{"a.example", "b.example"}, c.AllowedHosts)
+	assert.Equal(t, 2, c.Threads)
+	assert.True(t, c.TLS.SelfSigned)
+	assert.Equal(t, "/etc/tokens", c.Auth.TokensFile)
+	specs, err := c.specs()
+	require.NoError(t, err)
+	require.Len(t, specs, 2)
+	assert.Equal(t, time.Duration(-1), specs[0].Hold)
+	assert.Equal(t, "123", specs[1].Ask)
+	assert.True(t, specs[1].OnChange)
+
+	for _, tt := range []struct{ variable, want string }{
+		{"AFTERIMAGE_STREAMS_YARD_SAUCE=1", "the configuration has no key that the environment variable AFTERIMAGE_STREAMS_YARD_SAUCE could replace"},
+		{"AFTERIMAGE_STREAMS=x", "the configuration has no key"},
+		{"AFTERIMAGE_AUTH=x", "the configuration has no key"},
+		{"AFTERIMAGE_STREAMS_GARAGE_FPS=1", "the configuration has no key"},
+		{"AFTERIMAGE_STREAMS_YARD_FPS=99", "AFTERIMAGE_STREAMS_YARD_FPS (over "},
+		{"AFTERIMAGE_STREAMS_YARD_FPS=many", "AFTERIMAGE_STREAMS_YARD_FPS (over "},
+		{"AFTERIMAGE_STREAMS_YARD_FPS={a: b}", "want one value, or a list of them, in the environment variable AFTERIMAGE_STREAMS_YARD_FPS"},
+		{"AFTERIMAGE_STREAMS_YARD_FPS=*a", "in the environment variable AFTERIMAGE_STREAMS_YARD_FPS"},
+		{"AFTERIMAGE_STREAMS_YARD_MASKS=[[0, 0, 2, 1]]", "AFTERIMAGE_STREAMS_YARD_MASKS (over "},
+		{"AFTERIMAGE_STREAMS_YARD_SOURCE=rtsp://u:" + canary + "@h:0/", "AFTERIMAGE_STREAMS_YARD_SOURCE (over "},
+		{"AFTERIMAGE_WATCHES_PARCEL_THRESHOLD=2", "AFTERIMAGE_WATCHES_PARCEL_THRESHOLD (over "},
+	} {
+		_, err := LoadConfig(writeConfig(t, text), environ{tt.variable})
+		require.ErrorContains(t, err, tt.want, tt.variable)
+		assert.NotContains(t, err.Error(), canary)
+	}
+	_, err = LoadConfig(writeConfig(t, "streams: {a: sim://street, a-fps: sim://street, A_FPS: sim://street}\n"), environ{"AFTERIMAGE_STREAMS_A_FPS=1"})
+	require.ErrorContains(t, err, "streams.a.fps or streams.a-fps.source could be meant")
+
+	// The short form leaves the rest of a stream as it is.
+	c, err = LoadConfig(writeConfig(t, text), environ{"AFTERIMAGE_STREAMS_YARD=sim://street?seed=7"})
+	require.NoError(t, err)
+	assert.Equal(t, "sim://street?seed=7", c.Streams[1].URL.Raw())
+	assert.Equal(t, 4.0, c.Streams[1].FPS)
+	_, err = LoadConfig(writeConfig(t, text), environ{"AFTERIMAGE_STREAM_DEFAULTS=sim://street"})
+	require.ErrorContains(t, err, "the configuration has no key")
+
+	// A configuration may come from the environment alone.
+	c, err = LoadConfig(writeConfig(t, ""), environ{"AFTERIMAGE_STREAMS_DOOR_SOURCE=sim://street"})
+	require.NoError(t, err)
+	assert.Equal(t, "door", c.Streams[0].Name)
+}
+
+func TestCredentialsDirectory(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "CAM_PASS"), []byte(canary+"\n"), 0o400))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "yard"), []byte("other\n"), 0o400))
+	c, err := LoadConfig(writeConfig(t, "streams:\n  a: rtsp://u:${CAM_PASS}@h/\n  b: {source: \"rtsp://u@h/\", password_file: \"${CREDENTIALS_DIRECTORY}/yard\"}\n"),
+		environ{"CREDENTIALS_DIRECTORY=" + dir})
+	require.NoError(t, err)
+	assert.Contains(t, c.Streams[0].URL.Raw(), canary)
+	assert.Contains(t, c.Streams[1].URL.Raw(), "other")
+}
+
+// Whatever variables are set, the configuration loads or an error says which is wrong.
+func FuzzOverride(f *testing.F) {
+	for _, s := range [][2]string{{"STREAMS_A_FPS", "3"}, {"STREAMS_B_C_SOURCE", "sim://street"}, {"STREAMS_A_MEMORY_FRAMES", "[1, 2]"}, {"WATCHES_W_ASK", "a: b"},
+		{"ALLOWED_HOSTS", "a,b,'"}, {"TLS_CERT", "${X}"}, {"STREAMS_A_MASKS", "[[*a]]"}, {"STREAM_DEFAULTS_MEMORY", "recent:frames=2"}, {"STREAMS_A_", ""}, {"AUTH_", "x"}} {
+		f.Add("streams: {a: sim://street, b-c: {source: sim://street}}\ntls: self-signed\n", s[0], s[1])
+	}
+	f.Add("[]", "STREAMS_A_SOURCE", "x")
+	f.Add("streams:\n", "STREAMS_A_SOURCE", "sim://street")
+	f.Fuzz(func(t *testing.T, text, name, value string) {
+		c, doc, err := parseConfig([]byte(text), environ{overridePrefix + name + "=" + value})
+		if err == nil {
+			err = c.resolve("/nowhere", doc.root)
+		}
+		if err != nil {
+			assert.NotEmpty(t, doc.show("config.yaml", err).Error())
+			return
+		}
+		_, err = c.specs()
+		assert.NoError(t, err, "a standing question that passed is one")
+	})
 }

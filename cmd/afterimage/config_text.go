@@ -25,37 +25,49 @@ type placedError struct {
 
 func (e *placedError) Error() string { return e.msg }
 
-// parseConfig decodes text strictly after ${VAR} and ${VAR:default} are replaced in its values. It also returns the root, by
-// which later checks find their places.
-func parseConfig(text []byte, lookup func(string) (string, bool)) (c *Config, root ast.Node, err error) {
+// document is a configuration as it was read.
+type document struct {
+	text string
+	root ast.Node                // nil for an empty one
+	from map[*token.Token]string // the environment variables that values came from, where they are not the text's
+}
+
+// parseConfig decodes text strictly after ${VAR} and ${VAR:default} are replaced in its values, and values by the environment's. The
+// document, by which later checks find their places, is never nil.
+func parseConfig(text []byte, env environ) (c *Config, doc *document, err error) {
+	doc = &document{text: string(text), from: map[*token.Token]string{}}
 	defer func() {
 		// The YAML library has panicked on malformed text before; a user's file must not end the program.
 		if r := recover(); r != nil {
-			c, root, err = nil, nil, errors.New("not YAML that can be read")
+			c, err = nil, errors.New("not YAML that can be read")
 		}
 	}()
 	if len(text) > maxConfig {
-		return nil, nil, fmt.Errorf("longer than %d bytes", maxConfig)
+		return nil, doc, fmt.Errorf("longer than %d bytes", maxConfig)
 	}
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, doc, err
 	}
 	switch {
 	case len(file.Docs) > 1:
-		return nil, nil, &placedError{file.Docs[1].Body, "more than one document"}
-	case len(file.Docs) == 0 || file.Docs[0].Body == nil:
-		return new(Config), nil, nil
+		return nil, doc, &placedError{file.Docs[1].Body, "more than one document"}
+	case len(file.Docs) == 1 && file.Docs[0].Body != nil:
+		if doc.root, err = expand(file.Docs[0].Body, env.find); err != nil {
+			return nil, doc, err
+		}
 	}
-	root = file.Docs[0].Body
-	if root, err = expand(root, lookup); err != nil {
-		return nil, nil, err
+	if err := doc.override(env); err != nil {
+		return nil, doc, err
 	}
 	c = new(Config)
-	if err := yaml.NodeToValue(root, c, yaml.Strict()); err != nil {
-		return nil, nil, err
+	if doc.root == nil {
+		return c, doc, nil
 	}
-	return c, root, nil
+	if err := yaml.NodeToValue(doc.root, c, yaml.Strict()); err != nil {
+		return nil, doc, err
+	}
+	return c, doc, nil
 }
 
 var variable = regexp.MustCompile(`\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?\}`)
@@ -150,9 +162,9 @@ func find(root ast.Node, path string) ast.Node {
 	return best
 }
 
-// showConfigError writes err as file:line:column: message, then the line with a caret below. Values that may be secret are
-// cut out of both.
-func showConfigError(file, text string, err error) error {
+// show writes err as file:line:column: message, then the line with a caret below; or as the environment variable that is wrong. Values
+// that may be secret are cut out.
+func (d *document) show(file string, err error) error {
 	var tk *token.Token
 	msg := err.Error()
 	var placed *placedError
@@ -167,11 +179,14 @@ func showConfigError(file, text string, err error) error {
 		msg, tk = y.GetMessage(), y.GetToken()
 	}
 	msg = hideSecrets(msg)
+	if name, ok := d.from[tk]; ok {
+		return fmt.Errorf("config: %s (over %s): %s", name, file, msg)
+	}
 	if tk == nil || tk.Position == nil {
 		return fmt.Errorf("config: %s: %s", file, msg)
 	}
 	p := tk.Position
-	lines := strings.Split(text, "\n")
+	lines := strings.Split(d.text, "\n")
 	if p.Line < 1 || p.Line > len(lines) {
 		return fmt.Errorf("config: %s:%d:%d: %s", file, p.Line, p.Column, msg)
 	}

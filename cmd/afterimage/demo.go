@@ -10,11 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"afterimage/ingest"
 	"afterimage/ingest/simcam"
 	"afterimage/qa"
+	"afterimage/web"
 )
 
 type demoCmd struct {
@@ -81,6 +80,7 @@ func (c *demoCmd) Run(ctx context.Context, a *app) error {
 	}
 	sc := StreamConfig{Name: "street", URL: u, Memory: c.Strategy}
 	sc.inherit(StreamConfig{})
+	a.metrics = web.NewMetrics()
 	s, err := openStream(ctx, a, m, sc)
 	if err != nil {
 		return err
@@ -102,13 +102,23 @@ Ctrl-C stops everything.
 `, pageURL(ln.Addr()), u, c.Seed, m.name, m.device, demoQuestions[0])
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serveStreams(ctx, a, f, ln, "", []*stream{s}, demoQuestions) })
-	go d.converse(ctx) // not waited for: nothing can interrupt a read from a terminal
-	if err := g.Wait(); err != nil && ctx.Err() == nil {
+	standing, err := openStanding(a, "", WebhookConfig{})
+	if err != nil {
 		return err
 	}
-	return nil
+	defer func() {
+		if err := standing.close(); err != nil {
+			a.log.Warn("close", "err", err)
+		}
+	}()
+	server, err := newServer(a, f, ln, []web.Stream{s}, web.Config{Suggestions: demoQuestions, Watches: standing.Standing})
+	if err != nil {
+		return err
+	}
+	s.watchInBackground(ctx)
+	standing.Attach(s.name, s.Session)
+	go d.converse(ctx) // not waited for: nothing can interrupt a read from a terminal
+	return serve(ctx, server, ln)
 }
 
 // demo is a running demonstration.
@@ -122,20 +132,27 @@ type demo struct {
 // converse answers the lines typed until there are no more.
 func (d *demo) converse(ctx context.Context) {
 	lines := bufio.NewScanner(d.a.in)
+	var history []qa.Exchange
 	for lines.Scan() {
 		text := strings.TrimSpace(lines.Text())
 		if text == "" {
 			continue
 		}
-		if _, err := tell(ctx, d.a.out, d.stream, qa.Question{Text: text}); err != nil {
-			if ctx.Err() != nil {
-				return
-			}
+		answer, err := tell(ctx, d.a.out, d.stream, qa.Question{Text: text, History: history})
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
 			fmt.Fprintf(d.a.out, "  no answer: %v\n", err)
+		default:
+			history = append(history[max(0, len(history)-keptExchanges):], qa.Exchange{Question: text, Answer: answer.Text, At: answer.Evidence.Asked})
 		}
 		fmt.Fprintln(d.a.out)
 	}
 }
+
+// keptExchanges is how far back a conversation is remembered, and one more.
+const keptExchanges = 15
 
 // moments of stream time before which no question of "once" is asked. The first is early: the whole run should have its first
 // answer 15 s after it was started.
@@ -178,7 +195,7 @@ func (d *demo) once(ctx context.Context) error {
 			text, verdict = "(nothing)", "no answer"
 		}
 		fmt.Fprintf(d.a.out, "  answer    %s\n  truth     %s\n  verdict   %s\n", text, t.Answer, verdict)
-		fmt.Fprintf(d.a.out, "  evidence  %s", evidenceLine(answer))
+		fmt.Fprintf(d.a.out, "  evidence  %s", evidenceLine(t.Question, answer))
 		if t.To > 0 {
 			fmt.Fprintf(d.a.out, "; the truth lies at %s to %s", clock(d.camera.Start.Add(t.From)), clock(d.camera.Start.Add(t.To)))
 		}

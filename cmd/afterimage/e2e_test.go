@@ -48,14 +48,11 @@ func TestClipIsWrittenAndAsked(t *testing.T) {
 	assert.Equal(t, 8, answer.Tokens)
 	// The first question may name a time, and is then shown that time's memory only.
 	require.NoError(t, json.Unmarshal([]byte(lines[1]), &answer))
-	require.NotEmpty(t, answer.Evidence)
-	newest := answer.Evidence[len(answer.Evidence)-1]
+	require.NotEmpty(t, answer.Evidence.Items)
+	newest := answer.Evidence.Items[len(answer.Evidence.Items)-1]
 	assert.Equal(t, "newest", newest.Role)
-	assert.Equal(t, answer.AsOf, newest.At)
-	oldest, err := time.Parse(time.RFC3339, answer.Evidence[0].From)
-	require.NoError(t, err)
-	asOf, err := time.Parse(time.RFC3339, answer.AsOf)
-	require.NoError(t, err)
+	assert.Equal(t, answer.Evidence.AsOf, newest.At)
+	oldest, asOf := time.Time(answer.Evidence.Items[0].From), time.Time(answer.Evidence.AsOf)
 	assert.WithinDuration(t, doc.Epoch, oldest, time.Second)
 	assert.InDelta(t, 39.5, asOf.Sub(oldest).Seconds(), 1, "40 s of film are 40 s of memory, however fast they were read")
 
@@ -71,11 +68,14 @@ func TestClipIsWrittenAndAsked(t *testing.T) {
 	lines = strings.Split(strings.TrimSpace(out), "\n")
 	require.Len(t, lines, 2)
 	require.NoError(t, json.Unmarshal([]byte(lines[0]), &answer))
-	require.NotNil(t, answer.Focus)
-	assert.Equal(t, answer.AsOf, answer.Focus.To)
+	require.NotNil(t, answer.Evidence.Focus)
+	assert.Equal(t, answer.Evidence.AsOf, answer.Evidence.Focus.To)
+	require.Len(t, answer.Evidence.Coverage, 1, "of the ten seconds that are asked about")
+	assert.Equal(t, "fine", answer.Evidence.Coverage[0].Level)
+	assert.InDelta(t, 10, time.Time(answer.Evidence.Coverage[0].To).Sub(time.Time(answer.Evidence.Coverage[0].From)).Seconds(), 0.6)
 	assert.LessOrEqual(t, answer.VisualTokens, 100)
 	require.NoError(t, json.Unmarshal([]byte(lines[1]), &answer))
-	assert.Equal(t, "first", answer.Prefer)
+	assert.Equal(t, "first", answer.Evidence.Prefer)
 	assert.LessOrEqual(t, answer.VisualTokens, 100)
 
 	for _, strategy := range []string{"propagated", "bridge"} {

@@ -2,9 +2,13 @@ package main
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"afterimage/llm"
+	"afterimage/web"
 )
 
 // fleet is the machines that streams are spread over, one for each GPU in use, or one on the processor. A stream stays where it was
@@ -57,6 +61,13 @@ func (f *fleet) place(fps float64) *machine {
 	return f.machines[least]
 }
 
+// leave takes back what place counted.
+func (f *fleet) leave(m *machine, fps float64) {
+	if i := slices.Index(f.machines, m); i >= 0 {
+		f.loads[i] -= fps
+	}
+}
+
 // device names what the models run on, for people.
 func (f *fleet) device() string {
 	names := make([]string, len(f.machines))
@@ -64,6 +75,17 @@ func (f *fleet) device() string {
 		names[i] = m.device
 	}
 	return strings.Join(names, ", ")
+}
+
+// engines is what the language models count at this moment.
+func (f *fleet) engines() []web.Engine {
+	var list []web.Engine
+	for _, m := range f.machines {
+		if e, ok := m.engine.(interface{ Counters() llm.Counters }); ok {
+			list = append(list, web.Engine{Model: m.name, Counters: e.Counters()})
+		}
+	}
+	return list
 }
 
 func (f *fleet) close(log *slog.Logger) {

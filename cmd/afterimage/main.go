@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"afterimage/web"
 )
 
 // cli is the whole command line.
@@ -29,9 +31,11 @@ type cli struct {
 	List        listCmd        `cmd:"" help:"List models and memory strategies."`
 	Show        showCmd        `cmd:"" help:"Say what a model is, what it takes and how it remembers."`
 	Rm          rmCmd          `cmd:"" help:"Remove a model that was pulled."`
+	Watch       watchCmd       `cmd:"" help:"Standing questions: list, add and remove them, or say when one would have fired."`
 	Memory      memoryCmd      `cmd:"" help:"Look at what streams remember on disk; save, load, fork, compare it, or have it forgotten."`
 	Doctor      doctorCmd      `cmd:"" help:"Check that this machine has what is needed, and say what to do where it has not."`
 	CheckConfig checkConfigCmd `cmd:"" name:"check-config" help:"Check a configuration file and print what it means."`
+	Token       tokenCmd       `cmd:"" help:"Make, list and remove the tokens that let people and programs use a server."`
 	Completion  completionCmd  `cmd:"" help:"Print a completion script for a shell."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 	GPUs        gpusCmd        `cmd:"" name:"gpus" hidden:"" help:"Print the GPUs that can be used, as JSON."`
@@ -54,14 +58,17 @@ type Settings struct {
 // app is what a verb works with.
 type app struct {
 	Settings
-	in     io.Reader
-	inTTY  bool
-	out    io.Writer // answers and results
-	err    io.Writer // logs and progress
-	errTTY bool
-	log    *slog.Logger
-	lookup func(string) (string, bool)
-	host   *host // nil: this program does all itself
+	in      io.Reader
+	inTTY   bool
+	out     io.Writer // answers and results
+	err     io.Writer // logs and progress
+	errTTY  bool
+	log     *slog.Logger
+	lookup  func(string) (string, bool)
+	environ environ // what may replace a configuration's keys and values
+	host    *host   // nil: this program does all itself
+
+	metrics *web.Metrics // of a server; nil: nobody measures
 }
 
 const description = `Watches live video and answers questions about it at any moment, from a memory that never grows.
@@ -76,7 +83,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	code := run(ctx, os.Args[1:], &app{
-		in: os.Stdin, inTTY: isTerminal(os.Stdin), out: os.Stdout, err: os.Stderr, errTTY: isTerminal(os.Stderr), lookup: os.LookupEnv,
+		in: os.Stdin, inTTY: isTerminal(os.Stdin), out: os.Stdout, err: os.Stderr, errTTY: isTerminal(os.Stderr), lookup: os.LookupEnv, environ: os.Environ(),
 		host: realHost(),
 	})
 	os.Exit(code)

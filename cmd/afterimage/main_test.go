@@ -70,7 +70,9 @@ func TestHelp(t *testing.T) {
 	for name, args := range map[string]string{
 		"help": "--help", "help-serve": "serve --help", "help-ask": "ask --help", "help-demo": "demo --help", "help-simcam": "simcam --help",
 		"help-bench-sim": "bench sim --help", "help-bench-engine": "bench engine --help", "help-bench-soak": "bench soak --help",
-		"help-bench-memory":  "bench memory --help",
+		"help-bench-memory": "bench memory --help", "help-bench-live": "bench live --help", "help-token-new": "token new --help",
+		"help-bench-watch": "bench watch --help",
+		"help-watch":       "watch --help", "help-watch-add": "watch add --help", "help-watch-backtest": "watch backtest --help",
 		"help-bench-encoder": "bench encoder --help", "help-bench-kernels": "bench kernels --help",
 		"help-list-strategies": "list strategies --help", "strategies": "list strategies",
 		"help-pull": "pull --help", "help-show": "show --help", "help-rm": "rm --help", "help-list-models": "list models --help", "models": "list models",
@@ -205,7 +207,7 @@ func TestServeNeedsATokenBeyondLoopback(t *testing.T) {
 	clean(t)
 	code, _, errs := command(t, t.Context(), "serve", writeConfig(t, "listen: 0.0.0.0:0\nstreams: {a: sim://street}\n"))
 	assert.Equal(t, 1, code)
-	assert.Contains(t, errs, "token")
+	assert.Regexp(t, `afterimage token new NAME --role admin --file \S+/tokens\n.*auth: \{tokens_file: tokens\}`, errs)
 }
 
 func TestJSONLog(t *testing.T) {
@@ -270,4 +272,19 @@ func TestSeeds(t *testing.T) {
 		_, err := parseSeeds(bad)
 		assert.Error(t, err, bad)
 	}
+}
+
+// The unit for systemd is one that it understands.
+func TestServiceUnit(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	unit, err := os.ReadFile(filepath.Join("..", "..", "contrib", "afterimage.service"))
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "afterimage.service") // it says so where the program is not installed
+	require.NoError(t, os.WriteFile(file, bytes.ReplaceAll(unit, []byte("/usr/local/bin/afterimage"), []byte("/bin/true")), 0o600))
+	said, err := exec.Command(analyze, "verify", file).CombinedOutput()
+	require.NoError(t, err, string(said))
+	assert.NotContains(t, string(said), "afterimage.service:")
 }

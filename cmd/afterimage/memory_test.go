@@ -197,7 +197,7 @@ func TestServeRemembersAndForgets(t *testing.T) {
 
 func TestMemoryConfigKeys(t *testing.T) {
 	file := writeConfig(t, "memory_dir: kept\nstream_defaults: {disk_budget: 500MB, clip: 4s}\nstreams:\n  a: sim://street\n  b: {source: sim://street, disk_budget: 1GiB}\n")
-	c, err := LoadConfig(file, environment())
+	c, err := LoadConfig(file, nil)
 	require.NoError(t, err)
 	assert.Equal(t, filepath.Join(filepath.Dir(file), "kept"), c.Memory)
 	assert.Equal(t, []size{500e6, 1 << 30}, []size{c.Streams[0].DiskBudget, c.Streams[1].DiskBudget})
@@ -211,7 +211,7 @@ func TestMemoryConfigKeys(t *testing.T) {
 		"streams:\n  a: {source: sim://street, disk_budget: 12}\n":  "want a size such as 2GiB or 500MB",
 		"streams:\n  a: {source: sim://street, clip: 1h}\n":         "want 1s to 1m",
 	} {
-		_, err := LoadConfig(writeConfig(t, text), environment())
+		_, err := LoadConfig(writeConfig(t, text), nil)
 		require.ErrorContains(t, err, want)
 	}
 	home := func(vars ...string) string {

@@ -126,7 +126,7 @@ func TestModelVerbs(t *testing.T) {
 	assert.Contains(t, out, "681 rows a question")
 
 	// A configuration names it, too, unless there is a directory of that name beside it.
-	cfg, err := LoadConfig(writeConfig(t, "model: acme/street\nstreams: {a: sim://street}\n"), environment())
+	cfg, err := LoadConfig(writeConfig(t, "model: acme/street\nstreams: {a: sim://street}\n"), nil)
 	require.NoError(t, err)
 	assert.Equal(t, "acme/street", cfg.Model)
 	assert.Contains(t, verb("", 0, "--model", "acme/street", "ask", "sim://street?seed=100001", "What?", "--for", "2s"), "tokens/s")

@@ -3,15 +3,17 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"afterimage/web"
 )
@@ -25,6 +27,11 @@ func (c *serveCmd) Help() string {
 	return `Serves until stopped. A camera that fails is tried again for ever and does not stop the others. What live streams were watched is kept
 on disk and goes on after a restart; see "afterimage memory --help".
 
+The configuration is read again when its file changes, and at SIGHUP: streams whose lines are as they were go on. One that is wrong is
+refused whole, and the old one stays. Tokens and certificates are read again when their files change.
+
+Every key can be set by a variable: AFTERIMAGE_STREAMS_FRONT_DOOR_FPS=1 is fps of front-door or front_door below streams.
+
 The smallest configuration:
   streams:
     front_door: rtsp://viewer:${CAM_PASSWORD}@192.0.2.10/stream2
@@ -34,7 +41,7 @@ Example:
 }
 
 func (c *serveCmd) Run(ctx context.Context, a *app) error {
-	cfg, err := LoadConfig(c.Config, a.lookup)
+	cfg, err := LoadConfig(c.Config, a.environ)
 	if err != nil {
 		return err
 	}
@@ -43,13 +50,21 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	if err := a.handOver(ctx); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGHUP)
+	defer signal.Stop(again)
 	listen := first(c.Listen, cfg.Listen)
-	token, err := readToken(cfg.Auth.TokenFile)
-	if err != nil {
+	h := &household{a: a, file: c.Config, cfg: cfg, root: memoryRoot(cfg.Memory, a.lookup), tokens: new(tokenSet), hosts: ownHosts(listen, cfg.AllowedHosts)}
+	if cfg.TLS.on() {
+		h.cert = new(certificate)
+	}
+	if err := h.renew(cfg); err != nil {
 		return err
 	}
-	if err := web.CheckListen(listen, token); err != nil {
-		return err
+	if err := web.CheckListen(listen, len(h.tokens.get()) > 0); err != nil {
+		return fmt.Errorf(`%w
+To make a token:  afterimage token new NAME --role admin --file %s
+and in %s:  auth: {tokens_file: tokens}`, err, filepath.Join(filepath.Dir(c.Config), "tokens"), filepath.Base(c.Config))
 	}
 	// The port is taken before the models are loaded: a second server should say so at once.
 	ln, err := net.Listen("tcp", listen)
@@ -57,69 +72,80 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	defer ln.Close()
-	machines, err := openFleet(a, len(cfg.Streams))
-	if err != nil {
+	page := pageURL(ln.Addr())
+	if h.cert != nil {
+		ln = tls.NewListener(ln, h.cert.config())
+		page = strings.Replace(page, "http:", "https:", 1)
+		a.log.Info("connections are encrypted", "self_signed", cfg.TLS.SelfSigned, "sha256_fingerprint", h.cert.fingerprint())
+	}
+	if h.fleet, err = openFleet(a, len(cfg.Streams)); err != nil {
 		return err
 	}
-	defer machines.close(a.log)
-	streams := make([]*stream, 0, len(cfg.Streams))
-	defer func() {
-		for _, s := range streams {
-			s.close()
-		}
-	}()
-	root := memoryRoot(cfg.Memory, a.lookup)
-	if root == "" {
+	defer h.fleet.close(a.log)
+	a.metrics = web.NewMetrics()
+	if h.root == "" {
 		a.log.Info("memories end with the program", "reason", "memory_dir is off, or neither it nor HOME is set")
 	}
+	if h.standing, err = openStanding(a, h.root, cfg.Webhooks); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	defer func() {
+		if err := h.standing.close(); err != nil {
+			a.log.Warn("close", "err", err)
+		}
+	}()
+	defer h.close()
 	for _, sc := range cfg.Streams {
-		if root != "" {
-			sc.dir = filepath.Join(root, sc.Name)
-		}
-		s, err := openStream(ctx, a, machines.place(sc.FPS), sc)
+		o, err := h.move(ctx, sc)
 		if err != nil {
-			return fmt.Errorf("serve: stream %s: %w", sc.Name, err)
+			return fmt.Errorf("serve: %w", err)
 		}
-		streams = append(streams, s)
+		h.streams = append(h.streams, o)
 	}
-	a.log.Info("serving", "page", pageURL(ln.Addr()), "streams", len(streams), "model", machines.machines[0].name, "device", machines.device())
-	return serveStreams(ctx, a, machines, ln, token, streams, nil)
-}
-
-// serveStreams watches every stream and serves the page until ctx ends or the server fails. A stream that fails is logged and
-// stays as it is.
-func serveStreams(ctx context.Context, a *app, f *fleet, ln net.Listener, token string, streams []*stream, suggestions []string) error {
-	shown := make([]web.Stream, len(streams))
-	for i, s := range streams {
-		shown[i] = s
+	specs, err := cfg.specs()
+	if err == nil {
+		err = h.standing.SetFixed(specs)
 	}
-	host, _, _ := net.SplitHostPort(ln.Addr().String())
-	server, err := web.New(web.Config{
-		Token: token, AllowedHosts: []string{host}, Suggestions: suggestions, Log: a.log,
-		Version: web.Version{Version: version, Commit: commit(), Model: f.machines[0].name, Device: f.device()},
-	}, shown)
+	if err != nil {
+		return fmt.Errorf("serve: watches: %w", err)
+	}
+	described, err := configSchema()
+	if err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	h.server, err = newServer(a, h.fleet, ln, h.shown(), web.Config{
+		Watches: h.standing.Standing, Schema: described, Tokens: h.tokens.get, TLS: h.cert != nil, AllowedHosts: cfg.AllowedHosts, AllowedOrigins: cfg.AllowedOrigins,
+	})
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	for _, s := range streams {
-		g.Go(func() error {
-			if err := s.watch(ctx); err != nil && ctx.Err() == nil {
-				a.log.Error("stream stopped", "stream", s.name, "err", err)
-			}
-			return nil
-		})
+	a.log.Info("serving", "page", page, "streams", len(h.streams), "model", h.fleet.machines[0].name, "device", h.fleet.device(), "watches", len(specs))
+	ctx, cancel := context.WithCancel(ctx)
+	var following sync.WaitGroup
+	following.Go(func() { h.run(ctx, again, lookEvery) })
+	defer following.Wait()
+	defer cancel()
+	return serve(ctx, h.server, ln)
+}
+
+// newServer is a server of streams; c says what is special about it.
+func newServer(a *app, f *fleet, ln net.Listener, streams []web.Stream, c web.Config) (*web.Server, error) {
+	host, _, _ := net.SplitHostPort(ln.Addr().String())
+	c.AllowedHosts = append([]string{host}, c.AllowedHosts...)
+	c.Log, c.Metrics, c.Engines, c.Clips = a.log, a.metrics, f.engines, makeClip
+	c.Version = web.Version{Version: version, Commit: commit(), Model: f.machines[0].name, Device: f.device()}
+	return web.New(c, streams)
+}
+
+// serve serves until ctx ends or the server fails.
+func serve(ctx context.Context, server *web.Server, ln net.Listener) error {
+	if err := server.Serve(ctx, ln); err != nil {
+		return err
 	}
-	g.Go(func() error {
-		if err := server.Serve(ctx, ln); err != nil {
-			return err
-		}
-		if ctx.Err() == nil {
-			return errors.New("serve: the server stopped by itself")
-		}
-		return nil
-	})
-	return g.Wait()
+	if ctx.Err() == nil {
+		return errors.New("serve: the server stopped by itself")
+	}
+	return nil
 }
 
 // readToken reads the first line of a token file; no file means no token.
@@ -134,6 +160,9 @@ func readToken(file string) (string, error) {
 	defer f.Close()
 	line, _ := bufio.NewReader(f).ReadString('\n')
 	token := strings.TrimSpace(line)
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("auth: token_file %s: a token has printable ASCII characters only, without spaces: it travels in a header", file)
+	}
 	if len(token) < 16 {
 		return "", fmt.Errorf("auth: token_file %s: want a token of at least 16 characters on the first line", file)
 	}

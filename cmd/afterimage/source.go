@@ -12,6 +12,7 @@ import (
 	"afterimage/ingest"
 	"afterimage/ingest/ffmpeg"
 	"afterimage/ingest/simcam"
+	"afterimage/web"
 )
 
 // sourceOptions say how a source is read.
@@ -20,7 +21,8 @@ type sourceOptions struct {
 	Transport string
 	Stall     time.Duration // silence that the supervisor takes for a stall; zero means its default
 	Pace      bool          // a file and a simulated camera: at the speed of life
-	Epoch     time.Time     // a file or an unpaced simulated camera: the wall clock of its first picture; zero means now
+	Measure   web.StreamMetrics
+	Epoch     time.Time // a file or an unpaced simulated camera: the wall clock of its first picture; zero means now
 }
 
 // sourceOpener returns how to open u, and whether it is live.
@@ -40,6 +42,9 @@ func sourceOpener(ctx context.Context, u ingest.URL, o sourceOptions) (ingest.Op
 	}
 	open := func(ctx context.Context) (*ffmpeg.Decoder, error) {
 		f := ffmpeg.Options{FPS: o.FPS, Transport: o.Transport, Pace: o.Pace, Epoch: o.Epoch}
+		if m := o.Measure.Decode; m != nil {
+			f.Decoded = func(took time.Duration) { m.Observe(took.Seconds()) }
+		}
 		if o.Stall > 0 {
 			f.ReadTimeout = o.Stall + 5*time.Second // the supervisor notices first, and says so
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ type stream struct {
 	bank               *memorybank.Bank
 	store              *memorybank.Store // nil: the memory ends with the program
 	encoder            qa.Encoder
+	origin             memorybank.Origin
 	meter              qa.Meter
 	log                *slog.Logger
 	latest             atomic.Pointer[ingest.Frame]
@@ -37,7 +39,11 @@ type stream struct {
 
 // openStream prepares a stream as it is served: files and simulated cameras at the speed of life.
 func openStream(ctx context.Context, a *app, m *machine, c StreamConfig) (*stream, error) {
-	s, err := newStream(ctx, a, m, c, sourceOptions{Pace: true}, time.Now())
+	o := sourceOptions{Pace: true}
+	if a.metrics != nil {
+		o.Measure = a.metrics.Stream(c.Name)
+	}
+	s, err := newStream(ctx, a, m, c, o, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +76,13 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 	if err != nil {
 		return nil, err
 	}
+	masks, err := c.masks()
+	if err != nil {
+		return nil, err
+	}
 	s := &stream{name: c.Name, url: c.URL, live: live, strategy: first(c.Memory.over(m.family.memory).Strategy, defaultStrategy), encoder: m.encoder, log: log}
+	s.origin = m.origin
+	s.meter.Encode, s.meter.Batch, s.meter.Update, s.meter.Behind = o.Measure.Encode, o.Measure.Batch, o.Measure.Update, o.Measure.Behind
 	now := time.Now
 	if live {
 		epoch = now() // a live picture is as old as its arrival
@@ -84,7 +96,9 @@ func newStream(ctx context.Context, a *app, m *machine, c StreamConfig, o source
 	} else {
 		s.bank = memorybank.New(epoch, strategy)
 	}
-	s.Supervisor = ingest.Supervise(open, ingest.Options{Live: live, StallTimeout: time.Duration(c.StallTimeout), Log: log})
+	s.Supervisor = ingest.Supervise(ingest.Masked(open, masks), ingest.Options{
+		Live: live, StallTimeout: time.Duration(c.StallTimeout), FreezeTimeout: max(0, time.Duration(c.Freeze)), Log: log,
+	})
 	if s.store != nil {
 		if err := s.remember(ctx); err != nil {
 			s.close()
@@ -213,6 +227,20 @@ func (s *stream) LatestFrame() (ingest.Frame, bool) {
 		return *f, true
 	}
 	return ingest.Frame{}, false
+}
+
+// Progress, Evicted and the supervisor's Reconnects implement web.Measured.
+func (s *stream) Progress() qa.Progress { return s.meter.Read() }
+
+// Evicted implements web.Measured.
+func (s *stream) Evicted() uint64 { return s.bank.Evicted() }
+
+// Snapshot implements web.Inspected.
+func (s *stream) Snapshot() *memorybank.Snapshot { return s.bank.Snapshot() }
+
+// SaveSnapshot implements web.Inspected.
+func (s *stream) SaveSnapshot(w io.Writer, snap *memorybank.Snapshot) error {
+	return snap.Save(w, s.origin)
 }
 
 // MemoryStats implements web.Stream.

@@ -35,11 +35,12 @@ type Decoder struct {
 	clock    clock
 	sampler  sampler
 	gate     keyGate
-	waitKey  bool // packets were left out: only a key frame can be decoded next
-	keysLost int  // key packets sent alone that gave no frame
-	draining bool // the input ended; the decoder is being emptied
-	damaged  int  // errors in a row while draining
-	timeless int  // pictures without a time before a live stream's clock started
+	waitKey  bool          // packets were left out: only a key frame can be decoded next
+	keysLost int           // key packets sent alone that gave no frame
+	draining bool          // the input ended; the decoder is being emptied
+	damaged  int           // errors in a row while draining
+	spent    time.Duration // decoding and converting, since the last frame given
+	timeless int           // pictures without a time before a live stream's clock started
 	held     *ingest.Frame
 
 	index int64
@@ -107,16 +108,23 @@ func (d *Decoder) hold(ctx context.Context) (ingest.Frame, error) {
 // next runs until the decoder gives a frame that is wanted.
 func (d *Decoder) next() (ingest.Frame, error) {
 	for {
+		begun := time.Now()
 		err := d.cc.ReceiveFrame(d.frame)
 		if err == nil {
 			d.keysLost = 0
 			f, wanted, err := d.take()
 			d.frame.Unref()
+			d.spent += time.Since(begun)
 			if err != nil || wanted {
+				if err == nil && d.o.Decoded != nil {
+					d.o.Decoded(d.spent)
+				}
+				d.spent = 0
 				return f, err
 			}
 			continue
 		}
+		d.spent += time.Since(begun)
 		switch {
 		case errors.Is(err, astiav.ErrEof) && d.draining:
 			return ingest.Frame{}, d.ended()
@@ -192,6 +200,8 @@ func (d *Decoder) offer() (sent bool, err error) {
 	}
 	d.waitKey = false
 	setSkipNonRef(d.cc, !due)
+	begun := time.Now()
+	defer func() { d.spent += time.Since(begun) }()
 	switch err := d.cc.SendPacket(d.pkt); {
 	case err == nil:
 	case errors.Is(err, astiav.ErrInvaliddata), errors.Is(err, astiav.ErrEagain):

@@ -29,6 +29,9 @@ type Options struct {
 	MaxW, MaxH  int           // larger pictures are shrunk to fit, keeping their shape; 0 means 1280 and 720
 	MaxPixels   int           // larger pictures are refused; 0 means 8192*4352, an 8K camera's
 	Insecure    bool          // https: accept any certificate
+
+	// Decoded is told what it took to decode and convert, since the frame before, as each frame is given; nil: nobody is.
+	Decoded func(time.Duration)
 }
 
 func (o Options) withDefaults() (Options, error) {

@@ -158,6 +158,24 @@ type AttentionArgs struct {
 	Pages []int32
 }
 
+// ShareArgs describe one call of Shares: the query row is key row Past, and sees keys 0..Past.
+type ShareArgs struct {
+	Heads, KVHeads, HeadDim int
+	Past                    int
+	Scale                   float32 // 0 means 1/sqrt(HeadDim)
+	Pages                   []int32 // as in AttentionArgs; nil: keys lie one after another
+	// Bounds are where ranges of keys begin and end: range i is keys Bounds[i] up to Bounds[i+1]. None is less than the one before it, the
+	// first is at least 0 and the last at most Past+1.
+	Bounds []int32
+}
+
+// Sharer is Ops of a device that can also tell what a row attends to.
+type Sharer interface {
+	// Shares writes dst [1, len(Bounds)-1]: how much of the attention of one row, q [1, Heads*HeadDim], falls on each range of the keys
+	// k [keys, KVHeads*HeadDim], as a mean over heads. Ranges that cover all keys give 1 together.
+	Shares(dst, q, k Tensor, args ShareArgs)
+}
+
 // PageRows is how many rows of K/V one page holds.
 const PageRows = 64
 

@@ -166,6 +166,15 @@ type Segment struct {
 	Drawn []int32
 	// Logits, when not nil, receives the logits of the drawn rows [len(Draws), Vocab].
 	Logits *Matrix
+	// Shares, when not nil, asks what the last new row attends to; the segment has Draws then. A decoder that cannot tell leaves it alone.
+	Shares *Shares
+}
+
+// Shares are what a row attends to: how much of its attention falls on each range of its sequence's rows.
+type Shares struct {
+	Bounds []int32 // where ranges begin and end, see ShareArgs.Bounds
+	From   int     // the first layer that is wanted
+	Layers Matrix  // what Forward found, [layers from From on, len(Bounds)-1], means over heads; without rows: nothing
 }
 
 // Rows is the number of new rows.

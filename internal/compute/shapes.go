@@ -278,6 +278,28 @@ func checkPages(op string, q, k Tensor, a AttentionArgs) error {
 	return nil
 }
 
+// CheckShares is for Shares.
+func CheckShares(dst, q, k Tensor, a ShareArgs) error {
+	const op = "Shares"
+	if err := present(op, "dst", dst); err != nil {
+		return err
+	}
+	if q.Rows != 1 || dst.Rows != 1 || len(a.Bounds) < 2 || dst.Cols != len(a.Bounds)-1 {
+		return shapeError(op, "dst %s and q %s for one row and %d bounds", dst.Shape(), q.Shape(), len(a.Bounds))
+	}
+	if dst.Type != F32 {
+		return shapeError(op, "dst %s is held as %v", dst.Shape(), dst.Type)
+	}
+	last := int32(0)
+	for _, b := range a.Bounds {
+		if b < last || int(b) > a.Past+1 {
+			return shapeError(op, "bounds %v of %d keys", a.Bounds, a.Past+1)
+		}
+		last = b
+	}
+	return CheckAttention(q, q, k, k, AttentionArgs{Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim, Past: a.Past, Causal: true, Pages: a.Pages})
+}
+
 // CheckSwiGLU is for SwiGLU.
 func CheckSwiGLU(dst, gateUp Tensor) error {
 	const op = "SwiGLU"

@@ -87,7 +87,11 @@ func (t *Template) Open(system string) llm.Prompt {
 }
 
 // Close ends a prompt that Open began and pictures continued: the question, and the beginning of the answer.
-func (t *Template) Close(question string) llm.Prompt {
+func (t *Template) Close(question string) llm.Prompt { return t.Continue(question, nil) }
+
+// Continue is Close for a question that was talked about since: later are the turns that came after it, of words only, the last one the
+// user's that is to be answered.
+func (t *Template) Continue(question string, later []Turn) llm.Prompt {
 	w := &writer{}
 	if t.trim {
 		question = trimRight(question)
@@ -97,6 +101,9 @@ func (t *Template) Close(question string) llm.Prompt {
 	}
 	w.text(question)
 	t.shut(w, User)
+	for _, turn := range later {
+		t.turn(w, turn.Role, turn.Parts)
+	}
 	t.answer(w, "")
 	return w.p
 }

@@ -63,6 +63,9 @@ func TestPromptsOfEveryFamily(t *testing.T) {
 		whole := tmpl.Prompt([]Turn{{Role: User, Parts: []llm.Part{picture(), {Text: "Who?"}}}}, "")
 		parts := append(append(tmpl.Open(""), tmpl.Visual(picture())...), tmpl.Close("Who?")...)
 		require.Equal(t, whole, parts, "%s: a memory's prompt is the question's", name)
+
+		talk := append(append(tmpl.Open(""), tmpl.Visual(picture())...), tmpl.Continue("Who?", turns[1:])...)
+		require.Equal(t, tmpl.Prompt(turns, ""), talk, "%s: and so is a conversation's", name)
 	}
 }
 

@@ -1,190 +1,189 @@
-import { Turn } from "./answers.js";
-import { duration, el } from "./format.js";
-import { Live } from "./live.js";
-import { api, Socket, takeTokenFromAddress, token, Unauthorized } from "./socket.js";
-import { prepareViewer } from "./viewer.js";
+// The page: its frame, its views, its keys. Views are addresses (#ask, #memory, #watches), so that the browser's back works.
+import { html, render, useCallback, useEffect, useRef, useState } from "./htm-preact.js";
+import { Numbers, Others, Screen } from "./camera.js";
+import { duration } from "./format.js";
+import { Icon } from "./icon.js";
+import { Memory } from "./memory.js";
+import { Model, useModel, useTick } from "./model.js";
+import { takeTokenFromAddress, token } from "./socket.js";
+import { Talk } from "./talk.js";
+import { Viewer } from "./viewer.js";
+import { Watches } from "./watches.js";
 
-const $ = (id) => document.getElementById(id);
-const KEPT = 100; // turns kept in the page
+const views = [["ask", "Ask"], ["memory", "Memory"], ["watches", "Standing", "questions"]]; // address, name, and what a phone leaves out of it
+const THEME = "afterimage.theme";
+const themes = { auto: "System", light: "Light", dark: "Dark" };
 
-const live = new Live();
-const turns = []; // oldest first
-const asked = []; // questions, for the up key
-let recall = 0;
-let socket;
+const shortcuts = [
+  ["/", "go to the question box"], ["Enter", "ask"], ["Shift Enter", "start a new line in the question"],
+  ["↑ ↓", "earlier and later questions, in the box"],
+  ["Esc", "stop the answer"], ["1 2 3", "ask, memory, standing questions"], ["[ ]", "the camera before, the next camera"],
+  ["← →", "the moment before, the next moment"],
+  ["t", "system, light or dark colours"], ["?", "this list"],
+];
 
-const newID = (prefix) => prefix + Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
+const viewNow = () => views.find(([id]) => `#${id}` === location.hash)?.[0] || "ask";
 
-function ask(text) {
-  text = text.trim();
-  if (!text) return false;
-  if (!socket?.open) {
-    $("banner").classList.remove("nudge");
-    void $("banner").offsetWidth; // restarts the animation
-    $("banner").classList.add("nudge");
-    return false;
-  }
-  const turn = new Turn(newID("item_"), text, { cancel, ask });
-  turns.push(turn);
-  $("welcome").hidden = true;
-  $("log").append(turn.node);
-  if (turns.length > KEPT) turns.shift().node.remove();
-  $("scroll").scrollTop = $("scroll").scrollHeight;
-  turn.node.scrollIntoView({ block: "end" });
-  socket.send({ type: "conversation.item.create", event_id: `new_${turn.itemID}`,
-    item: { id: turn.itemID, type: "message", role: "user", content: [{ type: "input_text", text }] } });
-  socket.send({ type: "response.create", event_id: `ask_${turn.itemID}` });
-  if (asked.at(-1) !== text) asked.push(text);
-  recall = asked.length;
-  return true;
+function useView() {
+  const [view, setView] = useState(viewNow());
+  useEffect(() => {
+    const changed = () => setView(viewNow());
+    addEventListener("hashchange", changed);
+    return () => removeEventListener("hashchange", changed);
+  }, []);
+  return view;
 }
 
-function cancel(turn) {
-  if (turn && !turn.done && turn.responseID) socket.send({ type: "response.cancel", response_id: turn.responseID });
+function useTheme() {
+  const [theme, set] = useState(() => localStorage.getItem(THEME) || "auto");
+  useEffect(() => {
+    document.documentElement.dataset.theme = theme;
+    if (theme === "auto") localStorage.removeItem(THEME);
+    else localStorage.setItem(THEME, theme);
+    document.querySelector("meta[name=color-scheme]").content = theme === "auto" ? "light dark" : theme;
+  }, [theme]);
+  const names = Object.keys(themes);
+  return [theme, () => set((now) => names[(names.indexOf(now) + 1) % names.length])];
 }
 
-const byResponse = (id) => turns.findLast((t) => t.responseID === id);
+function App({ model }) {
+  const state = useModel(model);
+  const view = useView();
+  const [theme, nextTheme] = useTheme();
+  const [opened, setOpened] = useState(null);
+  const [help, setHelp] = useState(false);
+  const camera = model.current;
+  const fired = state.watches.list.filter((w) => w.state === "fired" && !w.paused).length;
 
-function handle(ev) {
-  switch (ev.type) {
-    case "session.created":
-      suggest(ev.session.suggestions);
-      if (!document.hidden) socket.send({ type: "session.update", session: { video: true } });
-      break;
-    case "stream.state": live.state(ev); break;
-    case "memory.stats": live.memory(ev); break;
-    case "response.created":
-      turns.find((t) => t.itemID === ev.response.input_item_id)?.created(ev.response_id);
-      break;
-    case "response.output_text.delta": stick(() => byResponse(ev.response_id)?.delta(ev.delta)); break;
-    case "response.evidence": {
-      const turn = byResponse(ev.response_id);
-      if (turn) stick(() => turn.evidence(ev), turn);
-      break;
-    }
-    case "response.done": {
-      const turn = byResponse(ev.response_id);
-      if (!turn) break;
-      stick(() => turn.finish(ev.response), turn);
-      $("announce").textContent = `Answer: ${turn.text || ev.response.status}`;
-      break;
-    }
-    case "error": {
-      const item = (ev.error.event_id || "").replace(/^(new|ask)_/, "");
-      stick(() => turns.find((t) => t.itemID === item)?.lose(ev.error.message));
-      break;
-    }
-  }
-}
+  useEffect(() => {
+    document.title = camera ? `${camera.name}: ${camera.state} · Afterimage` : "Afterimage";
+  }, [camera?.name, camera?.state]);
 
-// stick runs a change and keeps the conversation's end in view if it was. What is added below a turn's answer does not push the
-// answer itself out of view.
-function stick(change, turn) {
-  const s = $("scroll");
-  const atEnd = s.scrollHeight - s.scrollTop - s.clientHeight < 80;
-  const keep = turn && turn.node === $("log").lastElementChild;
-  if (keep && s.dataset.held === turn.itemID) return change();
-  change();
-  if (!atEnd || (keep && turn.long(s.clientHeight))) return;
-  s.scrollTop = s.scrollHeight;
-  if (!keep) return;
-  const above = s.getBoundingClientRect().top - turn.node.getBoundingClientRect().top;
-  if (above > 0) {
-    s.scrollTop -= above + 12;
-    s.dataset.held = turn.itemID;
-  }
-}
+  // The heading of a new view takes the focus, so that the keyboard and screen readers go on from there.
+  const main = useRef(), first = useRef(true);
+  useEffect(() => {
+    if (first.current) { first.current = false; return; }
+    const to = view === "ask" ? document.getElementById("question") : main.current?.querySelector("h2");
+    if (view !== "ask" || matchMedia("(min-width: 900px)").matches) to?.focus();
+  }, [view]);
 
-function suggest(list) {
-  $("suggestions").replaceChildren(...list.map((text) => el("button", { type: "button", onclick: () => ask(text) }, text)));
-}
-
-let countdown = 0;
-function link({ link, wait }) {
-  clearInterval(countdown);
-  const open = link === "open";
-  live.linked(open);
-  $("link").dataset.link = link;
-  $("link").textContent = { open: "Connected", connecting: "Connecting…", waiting: "Not connected", unauthorized: "Token needed" }[link];
-  $("send").disabled = !open;
-  if (!open) for (const t of turns) t.lose("The connection was lost before the answer was complete.");
-  if (open) $("banner").hidden = true;
-  if (link === "waiting") {
-    const until = performance.now() + wait;
-    const tell = () => { $("banner-text").textContent = `The server does not answer. Trying again in ${duration(until - performance.now())}.`; };
-    tell();
-    countdown = setInterval(tell, 500);
-    $("banner").hidden = false;
-  }
-  if (link === "unauthorized" && !$("token").open) $("token").showModal();
-}
-
-function keys() {
-  const box = $("question");
-  const fit = () => { box.style.height = "auto"; box.style.height = `${Math.min(box.scrollHeight, 140)}px`; };
-  box.addEventListener("input", fit);
-  box.addEventListener("keydown", (e) => {
-    if (e.isComposing) return;
-    if (e.key === "Enter" && !e.shiftKey) {
-      e.preventDefault();
-      $("ask").requestSubmit();
-    } else if (e.key === "ArrowUp" && recall > 0 && (box.value === "" || box.value === asked[recall])) {
-      e.preventDefault();
-      box.value = asked[--recall];
-      fit();
-    }
+  useEffect(() => {
+    const keys = (e) => {
+      if (e.ctrlKey || e.metaKey || e.altKey || document.querySelector("dialog[open]")) return;
+      if (e.key === "Escape") return model.cancel(model.state.turns.findLast((t) => !t.done));
+      if (/^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName)) return;
+      const go = { 1: "ask", 2: "memory", 3: "watches" }[e.key];
+      if (go) location.hash = go;
+      else if (e.key === "[") model.step(-1);
+      else if (e.key === "]") model.step(1);
+      else if (e.key === "t") nextTheme();
+      else if (e.key === "?") setHelp(true);
+      else if (e.key === "/") {
+        e.preventDefault();
+        if (view !== "ask") location.hash = "ask";
+        requestAnimationFrame(() => document.getElementById("question")?.focus());
+      } else return;
+    };
+    document.addEventListener("keydown", keys);
+    return () => document.removeEventListener("keydown", keys);
   });
-  $("ask").addEventListener("submit", (e) => {
+
+  const show = useCallback((entries, at) => setOpened({ entries, at }), []);
+  return html`
+    <header class="top">
+      <a class="skip" href="#main"
+        onClick=${(e) => { e.preventDefault(); (document.getElementById("question") || main.current).focus(); }}>Skip to the content</a>
+      <h1><img src="/static/icon.svg" alt="" width="26" height="26" /><span>Afterimage</span></h1>
+      <nav class="views" aria-label="Views"><ul>${views.map(([id, name, more]) => html`<li key=${id}>
+        <a href=${`#${id}`} aria-current=${view === id ? "page" : undefined}><${Icon} name=${id} /><span>
+          ${name}${more && html`<span class="more"> ${more}</span>`}</span>
+          ${id === "watches" && fired > 0 && html`<span class="count"><span class="hidden">, </span>
+            ${fired}<span class="hidden"> fired now</span></span>`}</a></li>`)}</ul></nav>
+      <${Link} model=${model} />
+      <button type="button" id="theme" class="plain" onClick=${nextTheme} aria-label=${`Colours: ${themes[theme]}. Change`} title="Colours">
+        <${Icon} name=${theme} /><span class="word">${themes[theme]}</span></button>
+      <button type="button" id="help-open" class="plain" onClick=${() => setHelp(true)}
+        aria-label="Keyboard shortcuts" title="Keyboard shortcuts">?</button>
+    </header>
+    <main ref=${main} id="main" tabindex="-1" data-view=${view}>
+      ${state.phase === "ready" && !camera && html`<${Empty} />`}
+      ${camera && html`<section class="watch" aria-label="Live picture">
+        <${Screen} model=${model} camera=${camera} />
+        <${Others} model=${model} />
+        <${Numbers} model=${model} />
+      </section>
+      <section class="panel" aria-label=${views.find(([id]) => id === view).slice(1).join(" ")}>
+        <${Banner} model=${model} />
+        ${view === "ask" && html`<${Talk} model=${model} show=${show} />`}
+        ${view === "memory" && html`<${Memory} key=${camera.name} model=${model} show=${show} />`}
+        ${view === "watches" && html`<${Watches} model=${model} show=${show} />`}
+      </section>`}
+      ${!camera && state.phase !== "ready" && html`<div class="empty"><${Banner} model=${model} />
+        ${state.phase === "starting" && html`<p>Loading…</p>`}</div>`}
+    </main>
+    <div id="announce" class="hidden" aria-live="polite" aria-atomic="true">${state.announcement}</div>
+    <${Viewer} opened=${opened} go=${(at) => setOpened((o) => ({ ...o, at }))} close=${() => setOpened(null)} />
+    <${Help} open=${help} close=${() => setHelp(false)} />
+    ${state.phase === "unauthorized" && html`<${TokenDialog} />`}`;
+}
+
+function Link({ model }) {
+  const { phase } = useModel(model);
+  const link = phase === "unauthorized" ? "unauthorized" : model.current?.link || (phase === "unreachable" ? "waiting" : "connecting");
+  const text = { open: "Connected", connecting: "Connecting…", waiting: "Not connected", unauthorized: "Token needed", idle: "Connecting…" }[link];
+  return html`<span id="link" class="link" role="status" data-link=${link}><span class="word">${text}</span></span>`;
+}
+
+function Banner({ model }) {
+  useTick(500);
+  const { phase, retryAt } = useModel(model);
+  const camera = model.current;
+  const at = phase === "unreachable" ? retryAt : camera?.link === "waiting" ? camera.retryAt : 0;
+  if (!at) return null;
+  return html`<div id="banner" class="banner" role="alert"><span>The server does not answer. Is it running? Trying again <span
+    aria-hidden="true">in ${duration(at - performance.now())}</span>.</span>${" "}
+    ${camera && html`<button type="button" class="small" id="retry" onClick=${() => model.retry()}>Try now</button>`}</div>`;
+}
+
+const Empty = () => html`<div class="empty"><h2>No camera to show</h2>
+  <p>None is configured, or your token may see none. Cameras stand in the configuration under <code>streams:</code>;
+    a new one appears here by itself. To try without a camera: <code>afterimage demo</code>.</p></div>`;
+
+function Help({ open, close }) {
+  const dialog = useRef();
+  useEffect(() => { if (open) dialog.current.showModal(); }, [open]);
+  return html`<dialog ref=${dialog} id="help" class="help" aria-labelledby="help-title" onClose=${close}
+    onClick=${(e) => e.target === dialog.current && dialog.current.close()}>
+    <h2 id="help-title">Keyboard shortcuts</h2>
+    <dl>${shortcuts.map(([keys, what]) => html`<div><dt>${keys.split(" ").map((k) => html`<kbd>${k}</kbd> `)}</dt><dd>${what}</dd>
+      </div>`)}</dl>
+    <p><button type="button" class="small" onClick=${() => dialog.current.close()}>Close</button></p>
+  </dialog>`;
+}
+
+// TokenDialog asks for the token once; it is kept for this tab only.
+function TokenDialog() {
+  const dialog = useRef(), box = useRef();
+  const wrong = token.get() !== "";
+  useEffect(() => { dialog.current.showModal(); }, []);
+  const submit = (e) => {
     e.preventDefault();
-    if (ask(box.value)) { box.value = ""; fit(); }
-    box.focus();
-  });
-  document.addEventListener("keydown", (e) => {
-    if ($("viewer").open || $("token").open) return;
-    if (e.key === "Escape") cancel(turns.findLast((t) => !t.done));
-    if (e.key === "/" && document.activeElement !== box) { e.preventDefault(); box.focus(); }
-  });
-}
-
-async function start() {
-  let streams;
-  for (let wait = 500; ; wait = Math.min(15000, 2 * wait)) {
-    try {
-      ({ streams } = await (await api("/api/streams")).json());
-      break;
-    } catch (e) {
-      if (e instanceof Unauthorized) {
-        link({ link: "unauthorized" });
-        return;
-      }
-      link({ link: "waiting", wait });
-      await new Promise((r) => setTimeout(r, wait));
-    }
-  }
-  const wanted = new URLSearchParams(location.search).get("stream");
-  const stream = (streams.find((s) => s.stream === wanted) || streams[0]).stream;
-  if (streams.length > 1) {
-    $("streams").replaceChildren(...streams.map((s) => el("option", { value: s.stream, selected: s.stream === stream }, s.stream)));
-    $("streams").closest("label").hidden = false;
-    $("streams").addEventListener("change", () => location.assign(`?stream=${encodeURIComponent($("streams").value)}`));
-  }
-  socket = new Socket(stream);
-  socket.addEventListener("link", (e) => link(e.detail));
-  socket.addEventListener("event", (e) => handle(e.detail));
-  socket.addEventListener("picture", (e) => live.picture(e.detail));
-  $("retry").addEventListener("click", () => socket.now());
-  document.addEventListener("visibilitychange", () => socket.send({ type: "session.update", session: { video: !document.hidden } }));
-  socket.connect();
+    token.set(box.current.value.trim());
+    location.reload();
+  };
+  return html`<dialog ref=${dialog} id="token" class="token" aria-labelledby="token-title" onCancel=${(e) => e.preventDefault()}>
+    <form id="token-form" onSubmit=${submit}>
+      <h2 id="token-title">This server needs a token</h2>
+      <p id="token-note">
+        ${wrong ? "That token is not accepted. Check it with whoever runs the server." : "Whoever runs the server has it. It is kept for this tab only."}</p>
+      <label for="token-value">Token</label>
+      <input ref=${box} id="token-value" type="password" autocomplete="current-password" required aria-describedby="token-note" />
+      <button type="submit" class="primary">Continue</button>
+    </form>
+  </dialog>`;
 }
 
 takeTokenFromAddress();
-prepareViewer();
-keys();
-$("token").addEventListener("cancel", (e) => e.preventDefault());
-$("token-form").addEventListener("submit", (e) => {
-  e.preventDefault();
-  token.set($("token-value").value.trim());
-  location.reload();
-});
-if (matchMedia("(min-width: 900px)").matches) $("question").focus();
-start();
+const model = new Model();
+render(html`<${App} model=${model} />`, document.getElementById("app"));
+model.start();

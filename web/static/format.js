@@ -1,4 +1,5 @@
-// Times arrive as RFC 3339 in the camera's own zone. They are shown in that zone, not the browser's, because the answers speak of it.
+// Text for people. Times come with the zone in which the server's host lives; they are shown in that zone, not the browser's,
+// because the answers speak of it.
 
 export const clock = (t) => (t ? t.slice(11, 19) : "");
 
@@ -20,13 +21,16 @@ export function duration(ms) {
   if (s < 9.95) return `${s.toFixed(1)} s`;
   if (s < 90) return `${Math.round(s)} s`;
   const m = Math.floor(s / 60);
-  if (m < 60) return `${m} min ${Math.round(s % 60)} s`;
+  if (m < 60) return `${m} min ${Math.floor(s % 60)} s`;
   const h = Math.floor(m / 60);
   if (h < 48) return `${h} h ${m % 60} min`;
   return `${Math.floor(h / 24)} days ${h % 24} h`;
 }
 
-export const count = (n) => new Intl.NumberFormat("en").format(n);
+const numbers = new Intl.NumberFormat("en");
+export const count = (n) => numbers.format(n);
+export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
+export const percent = (v) => (v > 0 && v < 0.005 ? "under 1 %" : `${Math.round(100 * v)} %`);
 
 export function bytes(n) {
   if (n < 1024) return `${n} B`;
@@ -36,14 +40,18 @@ export function bytes(n) {
   return `${n.toFixed(n < 10 ? 1 : 0)} ${units[i]}`;
 }
 
-export function el(name, props = {}, ...children) {
-  const e = document.createElement(name);
-  for (const [k, v] of Object.entries(props)) {
-    if (k === "class") e.className = v;
-    else if (k.startsWith("on")) e.addEventListener(k.slice(2), v);
-    else if (k.includes("-") || k === "role" || k === "datetime") e.setAttribute(k, v);
-    else e[k] = v;
-  }
-  e.append(...children);
-  return e;
+// like writes the instant `ms` as a time of the same zone as the server's time `t`.
+export function like(t, ms) {
+  const zone = /(Z|[+-]\d\d:\d\d)$/.exec(t || "")?.[1] || "Z";
+  const minutes = zone === "Z" ? 0 : (zone[0] === "-" ? -1 : 1) * (60 * Number(zone.slice(1, 3)) + Number(zone.slice(4, 6)));
+  return new Date(ms + 60000 * minutes).toISOString().replace("Z", zone);
+}
+
+// seconds reads a duration as the server writes it ("1h2m3.5s") or as a number of seconds.
+export function seconds(d) {
+  if (typeof d === "number") return d;
+  const unit = { h: 3600, m: 60, s: 1, ms: 1e-3, "µs": 1e-6, us: 1e-6, ns: 1e-9 };
+  let s = 0;
+  for (const [, n, u] of String(d || "").matchAll(/([\d.]+)(h|ms|m|s|µs|us|ns)/g)) s += Number(n) * unit[u];
+  return s;
 }

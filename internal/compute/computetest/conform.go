@@ -61,14 +61,18 @@ type testCase struct {
 // each, outputs poisoned; then that each kind of wrong shape is refused by an error naming the op and the shapes.
 func Run(t *testing.T, dev compute.Device, tol Tolerances) {
 	t.Helper()
-	groups := []struct {
+	type group struct {
 		name  string
 		cases []testCase
-	}{
+	}
+	groups := []group{
 		{"Linear", linearCases(tol)},
 		{"Attention", attentionCases(tol)},
 		{"Norm", normCases(tol)},
 		{"Elementwise", elementwiseCases(tol)},
+	}
+	if shares(t, dev) {
+		groups = append(groups, group{"Shares", shareCases(tol)})
 	}
 	ref := Open()
 	for _, g := range groups {

@@ -217,3 +217,19 @@ func benchmarkPass(b *testing.B, d compute.Device, as compute.DType, rows, past 
 		o.Linear(logits, h.Slice(rows-1, rows), head, compute.LinearArgs{})
 	})
 }
+
+// One layer of the embedded model with a full memory: what telling shares adds to a question, eight times.
+func BenchmarkShares(b *testing.B) {
+	const keys = 1152
+	args := compute.ShareArgs{Heads: 6, KVHeads: 2, HeadDim: 64, Past: 1105}
+	for i := range int32(keys / compute.PageRows) {
+		args.Pages = append(args.Pages, i)
+	}
+	for i := int32(0); i < 1105; i += 5 {
+		args.Bounds = append(args.Bounds, i)
+	}
+	each(b, "default", func(b *testing.B, d compute.Device) {
+		q, k, dst := tensor(b, d, 1, 384), tensor(b, d, keys, 128), tensor(b, d, 1, len(args.Bounds)-1)
+		loop(b, d, nil, func(o compute.Ops) { o.(compute.Sharer).Shares(dst, q, k, args) })
+	})
+}

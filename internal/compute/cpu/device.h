@@ -55,6 +55,9 @@ void af_layernorm(af_device *d, af_view dst, af_view x, const float *w, const fl
 int af_rope(af_device *d, af_view x, int head_dim, const int32_t *pos, const float *freq);
 void af_rotate(af_device *d, af_view x, af_view table, int head_dim);
 int af_attention(af_device *d, af_view dst, af_view q, af_view k, af_view v, af_attention_args a, const int32_t *pages);
+// n ranges of keys: see compute.Sharer.
+int af_shares(af_device *d, float *dst, const float *q, af_view k, int heads, int kv_heads, int head_dim, int past, float scale, const int32_t *pages,
+              const int32_t *bounds, int n);
 void af_swiglu(af_device *d, af_view dst, af_view gate_up);
 void af_add(af_device *d, af_view dst, af_view x);
 uint64_t af_read(af_device *d, const void *p, size_t bytes); // reads all of it once, for timing

@@ -178,6 +178,22 @@ func (o *ops) Attention(dst, q, k, v compute.Tensor, a compute.AttentionArgs) {
 	}
 }
 
+// Shares implements compute.Sharer.
+func (o *ops) Shares(dst, q, k compute.Tensor, a compute.ShareArgs) {
+	const op = "Shares"
+	if !o.check(compute.CheckShares(dst, q, k, a)) {
+		return
+	}
+	var pages *C.int32_t
+	if len(a.Pages) > 0 {
+		pages = (*C.int32_t)(&a.Pages[0])
+	}
+	if d, qv, kv := o.at(op, dst), o.at(op, q), o.at(op, k); o.err == nil {
+		o.done(op, C.af_shares(o.c, d.p, qv.p, kv, C.int(a.Heads), C.int(a.KVHeads), C.int(a.HeadDim), C.int(a.Past), C.float(a.Scale),
+			pages, (*C.int32_t)(&a.Bounds[0]), C.int(len(a.Bounds)-1)))
+	}
+}
+
 func (o *ops) SwiGLU(dst, gateUp compute.Tensor) {
 	if !o.check(compute.CheckSwiGLU(dst, gateUp)) {
 		return
