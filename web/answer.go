@@ -119,8 +119,9 @@ func usageOf(st llm.Stats) *usage {
 	}
 }
 
+// timingsOf says how long things took. first is when the first text came, which may be a camera's name and not yet the model's.
 func timingsOf(st llm.Stats, arrived time.Time, first time.Duration) *timings {
-	t := &timings{QueuedMS: ms(st.Queued), FirstTokenMS: ms(first), TotalMS: ms(time.Since(arrived))}
+	t := &timings{QueuedMS: ms(st.Queued), FirstTokenMS: ms(max(first, st.FirstToken)), TotalMS: ms(time.Since(arrived))}
 	if d := st.Total - st.FirstToken; st.Generated > 1 && st.FirstToken > 0 && d > 0 {
 		t.TokensPerS = round1(float64(st.Generated-1) / d.Seconds())
 	}

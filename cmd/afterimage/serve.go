@@ -114,7 +114,7 @@ and in %s:  auth: {tokens_file: tokens}`, err, filepath.Join(filepath.Dir(c.Conf
 		return fmt.Errorf("serve: %w", err)
 	}
 	h.server, err = newServer(a, h.fleet, ln, h.shown(), web.Config{
-		Watches: h.standing.Standing, Schema: described, Tokens: h.tokens.get, TLS: h.cert != nil, AllowedHosts: cfg.AllowedHosts, AllowedOrigins: cfg.AllowedOrigins,
+		Suggestions: firstQuestions, Watches: h.standing.Standing, Schema: described, Tokens: h.tokens.get, TLS: h.cert != nil, AllowedHosts: cfg.AllowedHosts, AllowedOrigins: cfg.AllowedOrigins,
 	})
 	if err != nil {
 		return err
@@ -127,6 +127,9 @@ and in %s:  auth: {tokens_file: tokens}`, err, filepath.Join(filepath.Dir(c.Conf
 	defer cancel()
 	return serve(ctx, h.server, ln)
 }
+
+// firstQuestions are what the page offers to somebody who has asked nothing yet.
+var firstQuestions = []string{"Is anyone there?", "What happened in the last ten minutes?", "When did someone last come by?"}
 
 // newServer is a server of streams; c says what is special about it.
 func newServer(a *app, f *fleet, ln net.Listener, streams []web.Stream, c web.Config) (*web.Server, error) {
