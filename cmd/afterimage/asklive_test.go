@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"afterimage/ingest"
-	"afterimage/ingest/simcam"
 	"afterimage/web"
 )
 
@@ -98,23 +97,7 @@ func (s socket) ask(question, options string) (evidence, done liveEvent) {
 // A camera is cut for a known time and comes back. Through the whole server, what is asked about that time is answered from the coverage map, and
 // what is asked about the time around it by the model.
 func TestAskAboutTheTimeThatACameraWasCut(t *testing.T) {
-	camera, err := simcam.ServeRTSP(simcam.NewRenderer(simcam.NewScript(900_206, time.Hour), 320, 180), simcam.RTSPOptions{
-		Addr: "127.0.0.1:0", W: 320, H: 180, FPS: 10, NewEncoder: withSimEncoder,
-	})
-	require.NoError(t, err)
-	defer camera.Close()
-	a := &app{Settings: Settings{Model: randomModel(t)}, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-	m, err := openMachine(a)
-	require.NoError(t, err)
-	defer m.close(a.log)
-	u, err := ingest.ParseURL(camera.URL())
-	require.NoError(t, err)
-	sc := StreamConfig{Name: "door", URL: u, FPS: 5, StallTimeout: duration(2 * time.Second)}
-	sc.inherit(StreamConfig{})
-	s, err := openStream(t.Context(), a, m, sc)
-	require.NoError(t, err)
-	defer s.close()
-	s.watchInBackground(t.Context())
+	camera, s := watchedDoor(t, 900_206)
 	eventually := func(ok func() bool, what string) {
 		t.Helper()
 		require.Eventually(t, ok, 30*time.Second, 10*time.Millisecond, what)
