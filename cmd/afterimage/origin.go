@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"afterimage/memorybank"
@@ -22,7 +23,9 @@ func modelOrigin(files fs.FS) (memorybank.Origin, error) {
 	if err != nil {
 		return memorybank.Origin{}, err
 	}
-	config, err := digest(files, func(name string) bool { return name == "config.json" || name == "preprocessor_config.json" })
+	config, err := digest(files, func(name string) bool {
+		return slices.Contains([]string{"config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}, name)
+	})
 	return memorybank.Origin{Encoder: weights, Config: config}, err
 }
 
