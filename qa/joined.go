@@ -33,9 +33,12 @@ func (j *joined) rows(ctx context.Context, join Joiner, entries []memorybank.Ent
 			fresh = append(fresh, e)
 		}
 	}
-	made, err := join(ctx, fresh)
-	if err != nil {
-		return nil, err
+	var made []compute.Matrix
+	if len(fresh) > 0 { // else the device is not asked at all
+		var err error
+		if made, err = join(ctx, fresh); err != nil {
+			return nil, err
+		}
 	}
 	if len(made) != len(fresh) {
 		return nil, fmt.Errorf("the join gave %d matrices for %d entries", len(made), len(fresh))
