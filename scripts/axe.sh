@@ -11,7 +11,7 @@ sum=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 command -v npm >/dev/null || { say "npm is missing, so the page is not checked with axe-core"; exit 0; }
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-if ! (cd "$tmp" && npm pack --silent "axe-core@$version" >/dev/null 2>&1); then
+if ! (cd "$tmp" && timeout 60 npm pack --silent --fetch-retries=1 "axe-core@$version" >/dev/null 2>&1); then
 	say "axe-core could not be fetched, so the page is not checked with it"
 	exit 0
 fi

@@ -17,7 +17,7 @@ fi
 command -v npm >/dev/null || { say "npm is missing, so OpenAI's client is not tried"; exit 0; }
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-if ! (cd "$tmp" && npm pack --silent "openai@$version" >/dev/null 2>&1); then
+if ! (cd "$tmp" && timeout 60 npm pack --silent --fetch-retries=1 "openai@$version" >/dev/null 2>&1); then
 	say "OpenAI's client could not be fetched, so it is not tried"
 	exit 0
 fi
