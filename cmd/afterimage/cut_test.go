@@ -63,7 +63,8 @@ func TestCutCamera(t *testing.T) {
 	}
 	until := func(state string) {
 		t.Helper()
-		require.Eventually(t, func() bool { return look().State == state }, 30*time.Second, 20*time.Millisecond, "never %s: %s", state, errs.String())
+		// After two cuts the supervisor, which forgets failures only after half a minute of pictures, may wait up to a minute before it tries again.
+		require.Eventually(t, func() bool { return look().State == state }, 75*time.Second, 20*time.Millisecond, "never %s: %s", state, errs.String())
 	}
 	type answer struct {
 		Choices []struct{ Message struct{ Content string } }
